@@ -1,4 +1,4 @@
-//! The server's other door: the learner, its generations and its audit events.
+//! A client of the operators' listener: the state of the learner, its generations and its audit trail.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 
 use crate::client::Client;
 
-/// How long the learner may take to stop where it is, or to go on.
+/// The longest time in which the learner has to pause or to resume.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The admin listener.
+/// A client of the operators' listener.
 #[derive(Debug, Clone)]
 pub struct Admin {
     client: Client,
 }
 
-/// What `GET /train` says.
+/// The answer of `GET /train`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
     pub state: String,
@@ -38,19 +38,19 @@ impl Progress {
         self.state.eq_ignore_ascii_case("paused")
     }
 
-    /// Whether it waits for more prompts than the log has.
+    /// Returns whether the learner waits for more prompts than the log has.
     ///
     /// # Errors
-    /// If it does not say how many it needs.
+    /// If the answer has no number of prompts that the learner needs.
     pub fn is_starved(&self) -> anyhow::Result<bool> {
         let lacks = self.count("prompts_waiting")? < self.count("prompts_needed")?;
         Ok(lacks && self.state.eq_ignore_ascii_case("waiting"))
     }
 
-    /// A count of what has been done, such as `updates`.
+    /// Returns a counter of the answer, such as `updates`.
     ///
     /// # Errors
-    /// If there is no such number.
+    /// If the answer has no number of that name.
     pub fn count(&self, name: &str) -> anyhow::Result<f64> {
         let count = self.document[name].as_f64();
         count.with_context(|| format!("GET /train has no number `{name}`: {}", self.document))
@@ -66,25 +66,27 @@ impl Admin {
         Ok(serde_json::from_str(&self.client.get(path).await?)?)
     }
 
+    /// Reads the state of the learner.
+    ///
     /// # Errors
-    /// The connection's, or an answer of another shape.
+    /// If the request fails, or the answer has another shape.
     pub async fn train(&self) -> anyhow::Result<Progress> {
         Progress::read(self.get("/train").await?)
     }
 
-    /// Stops the learner and waits until it has stopped.
+    /// Pauses the learner and waits until it is paused.
     ///
     /// # Errors
-    /// If it does not.
+    /// If a request fails, or the learner is not paused in time.
     pub async fn pause(&self) -> anyhow::Result<()> {
         self.client.post("/train/pause", &json!({})).await?;
         self.until(Progress::is_paused).await
     }
 
-    /// Lets it go on.
+    /// Resumes the learner and waits until it is no longer paused.
     ///
     /// # Errors
-    /// If it does not.
+    /// If a request fails, or the learner stays paused.
     pub async fn resume(&self) -> anyhow::Result<()> {
         self.client.post("/train/resume", &json!({})).await?;
         self.until(|progress| !progress.is_paused()).await
@@ -103,10 +105,10 @@ impl Admin {
         }
     }
 
-    /// Where the policy stands, and the newest generation that has ever been promoted.
+    /// Returns the version that the pointer `policy` names, and the newest generation that was ever promoted.
     ///
     /// # Errors
-    /// The connection's, or an answer of another shape.
+    /// If the request fails, or the answer has another shape.
     pub async fn policy(&self) -> anyhow::Result<(String, Option<String>)> {
         let answer = self.get("/generations").await?;
         let policy = answer["pointers"]["policy"].as_str();
@@ -114,10 +116,10 @@ impl Admin {
         Ok((policy.to_owned(), newest_promoted(&answer)))
     }
 
-    /// Moves the policy from where it is expected to another generation, or to `base`.
+    /// Moves the pointer `policy` from the expected version to another generation, or to `base`.
     ///
     /// # Errors
-    /// The connection's, or a refusal.
+    /// If the request fails, or the server refuses the move.
     pub async fn move_policy(&self, from: &str, to: &str) -> anyhow::Result<()> {
         let way = if to == "base" { "rollback" } else { "promote" };
         let path = format!("/generations/{to}/{way}");
@@ -128,7 +130,7 @@ impl Admin {
     /// Reads the audit trail to its end.
     ///
     /// # Errors
-    /// The connection's, or an answer of another shape.
+    /// If a request fails, or an answer has another shape.
     pub async fn trail(&self) -> anyhow::Result<Trail> {
         let mut trail = Trail {
             verifies: self.get("/events?verify=true&limit=1").await?["valid"] == true,
@@ -148,13 +150,13 @@ impl Admin {
         }
     }
 
-    /// What `GET /generations` says of its pointers, where it contradicts itself or the audit trail.
+    /// Compares the pointers of `GET /generations` with its generations and with the audit trail, and returns a contradiction.
     ///
     /// # Errors
-    /// The connection's.
+    /// If a request fails.
     pub async fn pointer_fault(&self) -> anyhow::Result<Option<String>> {
         let mut fault = None;
-        // The learner may move a pointer between the two looks.
+        // The learner may move a pointer between the two requests.
         for _ in 0..3 {
             let answer = self.get("/generations").await?;
             fault = pointer_fault(&answer).or(self.trail().await?.contradicts(&answer));
@@ -166,14 +168,14 @@ impl Admin {
     }
 }
 
-/// What the audit trail tells.
+/// The contents of the audit trail.
 #[derive(Debug, Default)]
 pub struct Trail {
-    /// The number of its last event; they are counted from 1.
+    /// The number of the last event; events are counted from 1.
     pub last: u64,
-    /// Whether every event has the hash that it should have.
+    /// Whether the hash of every event is right.
     pub verifies: bool,
-    /// Where each pointer that was ever moved was moved to last.
+    /// The last target of each pointer that was ever moved.
     moved: BTreeMap<String, String>,
 }
 
@@ -191,7 +193,7 @@ impl Trail {
         Ok(())
     }
 
-    /// A pointer that is not where it was moved to: a move and its event are one transaction.
+    /// Returns a pointer that is not at its last target. A move and its event are one transaction.
     fn contradicts(&self, generations: &Value) -> Option<String> {
         let mut moved = self.moved.iter();
         moved.find_map(|(name, to)| {
@@ -201,7 +203,7 @@ impl Trail {
     }
 }
 
-/// The id of the last of the generations that served at some time.
+/// Returns the id of the newest generation that was ever promoted.
 fn newest_promoted(answer: &Value) -> Option<String> {
     let generations = answer["generations"].as_array()?.iter();
     let served = generations.filter(|generation| {
@@ -213,7 +215,7 @@ fn newest_promoted(answer: &Value) -> Option<String> {
     newest["id"].as_str().map(str::to_owned)
 }
 
-/// Every pointer must name exactly one of the generations, or `base`: the model without an adapter.
+/// Returns a pointer that names neither `base`, the model without an adapter, nor exactly one generation.
 fn pointer_fault(answer: &Value) -> Option<String> {
     let (Some(pointers), Some(generations)) = (
         answer["pointers"].as_object(),

@@ -1,53 +1,53 @@
-//! One request and what became of it.
+//! One request and its outcome.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-/// How the client takes the answer.
+/// How the client reads the answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reading {
-    /// One JSON document.
+    /// One JSON document, read whole.
     Whole,
-    /// Events, as fast as they come.
+    /// Events, read as fast as they arrive.
     Stream,
-    /// Events, with a pause after each and small buffers, so that the server feels it.
+    /// Events, read with a pause after each and with small buffers, so that the server has to wait.
     Slow(Duration),
-    /// Goes away after so many events with a token.
+    /// Events, of which the client reads `after` with a token and then closes the connection.
     Leave { after: usize },
-    /// Goes away after this time, whatever has come.
+    /// The client closes the connection after this time, at whatever point of the answer.
     HangUp(Duration),
 }
 
-/// A request to be sent.
+/// A request to send.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Which row of the report it counts in.
+    /// The row of the report that counts it.
     pub kind: &'static str,
     pub path: &'static str,
     pub body: Value,
     pub reading: Reading,
 }
 
-/// How a request ended.
+/// The end of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// The client went away, as it meant to.
+    /// The client closed the connection, as `Reading` demands.
     Left,
-    /// 429; whether it said when to come back.
+    /// The status was 429. `retry_after`: whether the answer had a `Retry-After` header.
     Rejected {
         retry_after: bool,
     },
     Status(u16),
-    /// The stream ended without its last event, or said that it failed.
+    /// The stream ended without its last event, or with an error.
     BrokenStream(String),
     Connection(String),
     Timeout,
 }
 
 impl Outcome {
-    /// The name it is counted under; none where nothing went wrong.
+    /// Returns the name under which a failure is counted, or none where nothing failed.
     pub fn failure(&self) -> Option<String> {
         match self {
             Self::Done | Self::Left => None,
@@ -60,13 +60,13 @@ impl Outcome {
         }
     }
 
-    /// Whether the server took the request and then did not answer it.
+    /// Returns whether the server admitted the request and then did not answer it.
     pub fn broke_its_word(&self) -> bool {
         !matches!(self, Self::Done | Self::Left | Self::Rejected { .. })
     }
 }
 
-/// Token counts the server reported.
+/// Token counts that the server reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     pub prompt: usize,
@@ -75,7 +75,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// From an answer's `usage`, ours or OpenAI's.
+    /// Reads an answer's `usage`, in the server's own shape or OpenAI's.
     pub fn read(usage: &Value) -> Option<Self> {
         let count = |value: &Value| value.as_u64().map(|n| n as usize);
         let details = &usage["prompt_tokens_details"]["cached_tokens"];
@@ -95,17 +95,17 @@ impl Usage {
     }
 }
 
-/// What was seen of one request. Times in seconds from the moment it was sent, connecting included.
+/// The measurements of one request. Times are in seconds since it was sent, and include connecting.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub kind: &'static str,
     pub outcome: Outcome,
-    /// To the first token; an answer that comes whole has it when it is there.
+    /// The time to the first token. A whole answer has it at its end.
     pub ttft: Option<f64>,
-    /// Between one event with a token and the next.
+    /// The times between one event with a token and the next.
     pub gaps: Vec<f64>,
     pub e2e: f64,
-    /// As reported, or the events counted where the answer was left early.
+    /// The reported counts, or the number of events where the client left early.
     pub usage: Usage,
 }
 

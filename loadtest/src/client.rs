@@ -1,4 +1,4 @@
-//! Sends one request on a connection of its own and times what comes back.
+//! An HTTP client that sends each request on a connection of its own and measures the times of the answer.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,11 @@ use tokio::task::JoinSet;
 
 use crate::call::{Call, Outcome, Reading, Record, Usage};
 
-/// Bytes a slow reader takes in ahead: the kernel's and the library's least.
+/// The bytes that a slow reader buffers: the least that the kernel and the library allow.
 const SLOW_BUFFER: u32 = 4096;
 const SLOW_LIBRARY_BUFFER: usize = 8192;
 
-/// The way to one server.
+/// A client of one server.
 #[derive(Debug, Clone)]
 pub struct Client {
     authority: String,
@@ -29,13 +29,15 @@ pub struct Client {
     key: Option<String>,
 }
 
-/// An answer's head, and the connection its body comes over; dropping it hangs up.
+/// The head of an answer, and the connection that carries its body. Dropping it closes the connection.
 struct Answer {
     response: Response<Incoming>,
     connection: JoinSet<()>,
 }
 
 impl Client {
+    /// Creates a client of the server at `url`.
+    ///
     /// # Errors
     /// If `url` is not `http://HOST[:PORT]`.
     pub fn new(url: &str, timeout: Duration) -> anyhow::Result<Self> {
@@ -54,7 +56,7 @@ impl Client {
         })
     }
 
-    /// The same with a key, which all calls carry.
+    /// Returns the client with an API key, which all its calls carry.
     pub fn with_key(self, key: &str) -> Self {
         Self {
             key: Some(key.to_owned()),
@@ -62,7 +64,7 @@ impl Client {
         }
     }
 
-    /// Sends the call; whatever goes wrong is in the record.
+    /// Sends the call. The record holds every failure.
     pub async fn send(&self, call: &Call) -> Record {
         let begun = Instant::now();
         let mut record = Record {
@@ -87,10 +89,10 @@ impl Client {
         record
     }
 
-    /// The body of an answer to a GET.
+    /// Returns the body of the answer to a GET.
     ///
     /// # Errors
-    /// The connection's, or another status than 200.
+    /// If the connection fails, or the status is not 200.
     pub async fn get(&self, path: &str) -> anyhow::Result<String> {
         let answer = self.open(Method::GET, path, Bytes::new(), false);
         let answer = tokio::time::timeout(self.timeout, answer).await??;
@@ -99,20 +101,20 @@ impl Client {
         Ok(String::from_utf8(answer.body().await?.to_vec())?)
     }
 
-    /// The status of an answer to a GET.
+    /// Returns the status of the answer to a GET.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub async fn status(&self, path: &str) -> anyhow::Result<u16> {
         let answer = self.open(Method::GET, path, Bytes::new(), false);
         let answer = tokio::time::timeout(self.timeout, answer).await??;
         Ok(answer.response.status().as_u16())
     }
 
-    /// The document that answers a POST.
+    /// Returns the JSON document that answers a POST.
     ///
     /// # Errors
-    /// The connection's, or another status than 200.
+    /// If the connection fails, or the status is not 200.
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         let answer = self.open(Method::POST, path, body.to_string().into(), false);
         let answer = tokio::time::timeout(self.timeout, answer).await??;
@@ -123,10 +125,10 @@ impl Client {
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// The events that answer a POST, each with the moment it came; without the last, `[DONE]`.
+    /// Returns the events that answer a POST, each with the time of its arrival, without the last one, `[DONE]`.
     ///
     /// # Errors
-    /// The connection's, another status than 200, an event that is no JSON or tells of an error, a stream without its end.
+    /// If the connection fails, the status is not 200, an event is not JSON or has an error, or the stream breaks off.
     pub async fn events(&self, path: &str, body: &Value) -> anyhow::Result<Vec<(Instant, Value)>> {
         let exchange = async {
             let answer = self.open(Method::POST, path, body.to_string().into(), false);
@@ -175,7 +177,7 @@ impl Client {
         let (mut sender, driver) = http.handshake(TokioIo::new(stream)).await?;
         let mut connection = JoinSet::new();
         connection.spawn(async move {
-            // What goes wrong on the connection is seen by the reader of the body.
+            // The reader of the body gets the errors of the connection.
             let _ = driver.await;
         });
         let mut request = Request::builder();
@@ -239,7 +241,7 @@ impl Answer {
     }
 }
 
-/// Reads events to the last, or as far as the client means to.
+/// Reads events to the last one, or to the point at which the client leaves.
 async fn read_events<E: std::fmt::Display>(
     body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     reading: Reading,
@@ -285,7 +287,7 @@ async fn read_events<E: std::fmt::Display>(
     }
 }
 
-/// Whether an event is a token of an answer: `choices` of a completion, `outputs` of ours.
+/// Returns whether an event has a token: in `choices` of a completion, or in `outputs` of the server's own routes.
 fn carries_token(piece: &Value) -> bool {
     let parts = piece["choices"].as_array().or(piece["outputs"].as_array());
     parts.is_some_and(|parts| !parts.is_empty())

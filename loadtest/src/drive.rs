@@ -1,4 +1,4 @@
-//! Many requests: a closed loop of clients that wait for their answers, and an open one that does not.
+//! Loops that send many requests. Clients of a closed loop wait for their answers; an open loop sends at given times.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,17 +9,17 @@ use tokio::task::JoinSet;
 use crate::call::{Call, Record};
 use crate::client::Client;
 
-/// Gives the call of each number.
+/// A function from a request's number to its call.
 pub type Calls = Arc<dyn Fn(usize) -> Call + Send + Sync>;
 
-/// When a closed loop ends.
+/// The end of a closed loop.
 #[derive(Debug, Clone, Copy)]
 pub enum Until {
     Requests(usize),
     Elapsed(Duration),
 }
 
-/// All records of a run.
+/// The records of a run.
 #[derive(Debug)]
 pub struct Run {
     pub records: Vec<Record>,
@@ -27,7 +27,7 @@ pub struct Run {
     pub wall: f64,
 }
 
-/// `clients` at a time, each sending its next request when its last is answered.
+/// Runs `clients` clients, each of which sends its next request when its last one is answered.
 pub async fn closed(client: &Client, clients: usize, until: Until, calls: Calls) -> Run {
     let begun = Instant::now();
     let next = Arc::new(AtomicUsize::new(0));
@@ -56,7 +56,7 @@ pub async fn closed(client: &Client, clients: usize, until: Until, calls: Calls)
     }
 }
 
-/// One request at each of `arrivals`, whatever became of those before it.
+/// Sends one request at each time of `arrivals`, without waiting for earlier answers.
 pub async fn open(client: &Client, arrivals: Vec<Duration>, calls: Calls) -> Run {
     let begun = tokio::time::Instant::now();
     let mut tasks = JoinSet::new();

@@ -1,19 +1,20 @@
-//! Load on a running server: one scenario a subcommand, numbers as a table and as JSON.
+//! A load generator for a running server. Each subcommand is a scenario, and reports its numbers as a table and as JSON.
 //!
-//! It only speaks HTTP. `steady` and `replay` run against any server with `/v1/completions`; the others need selfjudge's own routes.
+//! The generator only uses HTTP. `steady` and `replay` run against any server with `/v1/completions`; the other scenarios need
+//! selfjudge's own routes.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
-//! | `call`, `client` | one request, and what became of it |
-//! | `drive` | many requests: closed loop, open loop |
-//! | `server` | the server from outside: metrics, memory |
-//! | `admin` | the learner from outside |
-//! | `process` | a server that a scenario starts by itself |
-//! | `summary`, `stats` | many records as one row |
-//! | `workload`, `trace` | what is asked |
-//! | `scenario/` | the loads, a file each |
-//! | `attack/` | what a hostile caller sends, for `scenario/attack` and the integration tests |
-//! | `judging/` | a tournament beside clients that hold it by themselves |
+//! | `call`, `client` | one request and its outcome |
+//! | `drive` | loops of many requests: closed and open |
+//! | `server` | the server's metrics and memory |
+//! | `admin` | the learner, through the operators' listener |
+//! | `process` | a server that a scenario starts |
+//! | `summary`, `stats` | a row of many records |
+//! | `workload`, `trace` | prompts, and recorded traffic |
+//! | `scenario/` | the scenarios, one file each |
+//! | `attack/` | the requests of a hostile caller, for `scenario/attack` and the integration tests |
+//! | `judging/` | a tournament beside clients that judge through completions |
 
 mod admin;
 mod attack;
@@ -40,7 +41,7 @@ use server::Server;
 use summary::{Limits, Report};
 
 #[derive(Debug, Parser)]
-#[command(about = "Load on a running selfjudge server")]
+#[command(about = "A load generator for a running selfjudge server")]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -50,55 +51,55 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// The server; plain HTTP.
+    /// The URL of the server, with plain HTTP.
     #[arg(long, global = true, default_value = "http://127.0.0.1:8080")]
     url: String,
-    /// The server's process, to read its memory.
+    /// The process id of the server, to read its memory.
     #[arg(long, global = true)]
     pid: Option<u32>,
-    /// Where to write the numbers.
+    /// The file to write the numbers to.
     #[arg(long, global = true)]
     json: Option<PathBuf>,
-    /// Seconds a request may take.
+    /// Seconds that a request may take.
     #[arg(long, global = true, default_value_t = 300.0)]
     timeout: f64,
-    /// Milliseconds to the first token within which a request counts as good.
+    /// Milliseconds to the first token up to which a request counts as good.
     #[arg(long, global = true, default_value_t = 1000.0)]
     ttft_limit: f64,
-    /// Milliseconds between tokens, on the average of a request, within which it counts as good.
+    /// Milliseconds between tokens, as the mean of a request, up to which it counts as good.
     #[arg(long, global = true, default_value_t = 100.0)]
     itl_limit: f64,
-    /// Prompts are drawn from this many token ids, which must all be plain words or bytes of the model.
+    /// The number of token ids that prompts are drawn from. All must be plain words or bytes of the model.
     #[arg(long, global = true, default_value_t = 370)]
     vocab: u32,
-    /// What prompts are drawn with; by default another one each run, so that no cache knows them.
+    /// The seed of the prompts. Without it each run draws another seed, so that no cache holds the prompts.
     #[arg(long, global = true)]
     seed: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Scenario {
-    /// A fixed number of clients, each sending its next request when the last is answered.
+    /// Runs a fixed number of clients, each of which sends its next request when its last one is answered.
     Steady(scenario::steady::Steady),
-    /// A recorded trace at its own arrival times, scaled to the model's context and the server's capacity.
+    /// Replays a recorded trace at its own arrival times, scaled to the model's context and the server's capacity.
     Replay(scenario::replay::Replay),
-    /// Answers, verdicts, tournaments and best-of-N together.
+    /// Sends answers, verdicts, tournaments and best-of-N together.
     Mixed(scenario::mixed::Mixed),
-    /// Slow readers and clients that go away, beside ordinary ones; nothing may be left behind.
+    /// Runs slow readers and clients that leave beside ordinary clients. Afterwards the server must be idle.
     Slow(scenario::slow::Slow),
-    /// Several times the capacity, which is measured first.
+    /// Sends several times the capacity, which is measured first.
     Overload(scenario::overload::Overload),
-    /// A long mixed load with clients that go away; memory must stay flat.
+    /// Sends a long mixed load with clients that leave. Memory must stay flat.
     Soak(scenario::soak::Soak),
-    /// The same load alone and while the server learns.
+    /// Sends the same load without learning and while the server learns.
     Interference(scenario::interference::Interference),
-    /// Weights that are swapped again and again under load.
+    /// Swaps the weights again and again under load.
     Swap(scenario::swap::Swap),
-    /// A server that is killed again and again; nothing acknowledged may be lost.
+    /// Kills the server again and again. No acknowledged record may be lost.
     Kills(scenario::kills::Kills),
-    /// A hostile caller beside an ordinary one, attack by attack and with all of them at once.
+    /// Runs a hostile caller beside an ordinary one, attack by attack and with all attacks at once.
     Attack(scenario::attack::Attacks),
-    /// A tournament beside clients that hold it through completions.
+    /// Measures a tournament beside clients that judge through completions.
     Judging(judging::Judging),
 }
 
@@ -115,7 +116,7 @@ fn main() -> ExitCode {
 
 /// Runs the scenario and reports its numbers.
 fn measure(cli: &Cli) -> anyhow::Result<()> {
-    // One thread: the server needs the others.
+    // The load generator uses one thread and leaves the other cores to the server.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -126,7 +127,7 @@ fn measure(cli: &Cli) -> anyhow::Result<()> {
     }
     anyhow::ensure!(
         report.violations.is_empty(),
-        "the server broke its word, see above"
+        "the server broke a promise; see the report above"
     );
     Ok(())
 }

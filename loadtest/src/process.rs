@@ -1,4 +1,4 @@
-//! A server that a scenario starts by itself.
+//! A server process that a scenario starts.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-/// How long a server may take until it says where it listens.
+/// The longest time until a server logs its address.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A running server. Killed when dropped.
+/// A running server process, which is killed when it is dropped.
 pub struct Process {
     child: Child,
-    /// Where it listens, as it said.
+    /// The URL that the server logged.
     pub url: String,
 }
 
 impl Process {
-    /// Starts a command with further arguments and waits for the first line that has an address; everything it says goes to `log`.
+    /// Starts a command with further arguments and waits for the first log line with an address. `log` receives all lines.
     ///
     /// # Errors
-    /// If it cannot be started, or ends before it listens.
+    /// If the process cannot be started, or ends before it listens.
     pub fn start(
         command: &[String],
         arguments: &[&str],
@@ -46,17 +46,17 @@ impl Process {
             .with_context(|| format!("cannot start {program}"))?;
         let said = child.stderr.take().context("it has no output")?;
         let (sender, address) = mpsc::channel();
-        // Read to the end, so that the pipe never fills.
+        // The thread reads to the end, so that the pipe never fills.
         std::thread::spawn(move || {
             for line in BufReader::new(said).lines().map_while(Result::ok) {
                 let words = line.split_whitespace();
                 let mut addresses = words.filter(|word| word.starts_with("http://"));
                 if let Some(address) = addresses.next() {
-                    // Later ones are not waited for.
+                    // Only the first address has a receiver.
                     let _ = sender.send(address.trim_end_matches(':').to_owned());
                 }
                 if let Some(log) = &mut log {
-                    // A log that cannot be written is no reason to stop the measurement.
+                    // A failure to write the log does not stop the measurement.
                     let _ = writeln!(log, "{line}");
                 }
             }
@@ -75,10 +75,10 @@ impl Process {
         self.child.id()
     }
 
-    /// How it ended, if it did.
+    /// Returns the exit status, if the process has ended.
     ///
     /// # Errors
-    /// The system's.
+    /// If the system cannot report it.
     pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
@@ -86,7 +86,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have gone already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

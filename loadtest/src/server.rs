@@ -1,4 +1,4 @@
-//! The server as seen from outside: its metrics and its memory.
+//! The server's metrics and memory, as they are read from outside.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,19 +9,19 @@ use tokio::task::JoinHandle;
 
 use crate::client::Client;
 
-/// How long a server may take to notice that everybody is gone.
+/// The longest time until a server is idle after all clients have left.
 const SETTLING: Duration = Duration::from_secs(10);
 
 /// A scrape of `/metrics`: series with their labels, and values.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics(Vec<(String, f64)>);
 
-/// A histogram of Prometheus: upper boundaries in rising order, and how many observations lie at or below each.
+/// A Prometheus histogram: upper boundaries in rising order, and the number of observations at or below each.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Histogram(Vec<(f64, f64)>);
 
 impl Histogram {
-    /// What was observed since an earlier scrape of the same.
+    /// Returns the observations since an earlier scrape of the same histogram.
     pub fn since(&self, before: &Self) -> Self {
         let earlier = |at: usize| before.0.get(at).map_or(0.0, |&(_, count)| count);
         let buckets = self.0.iter().enumerate();
@@ -36,7 +36,7 @@ impl Histogram {
         self.0.last().map_or(0.0, |&(_, count)| count)
     }
 
-    /// The first boundary from a value on.
+    /// Returns the first boundary that is at least a value.
     pub fn boundary(&self, value: f64) -> Option<f64> {
         let edges = self.0.iter().map(|&(edge, _)| edge);
         edges
@@ -44,7 +44,7 @@ impl Histogram {
             .find(|&edge| edge >= value)
     }
 
-    /// How many observations lie above a boundary.
+    /// Returns the number of observations above a boundary.
     pub fn above(&self, boundary: f64) -> f64 {
         let below = self.0.iter().find(|&&(edge, _)| edge >= boundary);
         self.count() - below.map_or(0.0, |&(_, count)| count)
@@ -52,7 +52,7 @@ impl Histogram {
 }
 
 impl Metrics {
-    /// Reads Prometheus' text format.
+    /// Parses Prometheus' text format.
     pub fn parse(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let values = lines.filter_map(|line| {
@@ -62,12 +62,12 @@ impl Metrics {
         Self(values.collect())
     }
 
-    /// The sum over all series of `selfjudge:NAME`; 0 where there is none.
+    /// Returns the sum over all series of `selfjudge:NAME`, or 0 where there is none.
     pub fn get(&self, name: &str) -> f64 {
         self.of(name).map(|(_, value)| value).sum()
     }
 
-    /// The histogram `selfjudge:NAME`, of one series; empty where there is none.
+    /// Returns the histogram `selfjudge:NAME` of one series, or an empty one.
     pub fn histogram(&self, name: &str) -> Histogram {
         let name = format!("{name}_bucket");
         let buckets = self.of(&name).filter_map(|(labels, value)| {
@@ -77,7 +77,7 @@ impl Metrics {
         Histogram(buckets.collect())
     }
 
-    /// The series `selfjudge:NAME`: their labels and values.
+    /// Returns the labels and values of the series `selfjudge:NAME`.
     fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
         self.0.iter().filter_map(move |(series, value)| {
             let rest = series.strip_prefix("selfjudge:")?.strip_prefix(name)?;
@@ -86,7 +86,7 @@ impl Metrics {
     }
 }
 
-/// One look at the server.
+/// One measurement of the server.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Sample {
     /// Seconds since the watch began.
@@ -94,7 +94,7 @@ pub struct Sample {
     pub rss_mib: Option<f64>,
     pub running: f64,
     pub waiting: f64,
-    /// Share of KV cache blocks that are held.
+    /// The share of the KV cache blocks that are held.
     pub kv_usage: f64,
 }
 
@@ -104,7 +104,7 @@ impl Sample {
     }
 }
 
-/// What happened on the server between two scrapes.
+/// The server's work between two scrapes.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Work {
     pub prompt_tokens: f64,
@@ -145,24 +145,24 @@ impl Server {
         Self { client, pid }
     }
 
-    /// What `/metrics` says; nothing where there is no such route.
+    /// Scrapes `/metrics`. The result is empty where there is no such route.
     pub async fn metrics(&self) -> Metrics {
         let text = self.client.get("/metrics").await.unwrap_or_default();
         Metrics::parse(&text)
     }
 
-    /// Resident memory in MiB, where the process is known.
+    /// Returns the resident memory in MiB, where the process is known.
     ///
     /// # Errors
-    /// If the process is gone.
+    /// If the process has ended.
     pub fn rss_mib(&self) -> anyhow::Result<Option<f64>> {
         self.pid.map(|pid| memory_mib(pid, "VmRSS:")).transpose()
     }
 
-    /// Seconds of processor time the process has taken, where it is known.
+    /// Returns the seconds of processor time of the process, where it is known.
     ///
     /// # Errors
-    /// If the process is gone.
+    /// If the process has ended.
     pub fn cpu_seconds(&self) -> anyhow::Result<Option<f64>> {
         let Some(pid) = self.pid else {
             return Ok(None);
@@ -170,7 +170,7 @@ impl Server {
         let path = format!("/proc/{pid}/stat");
         let stat = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         Ok(Some(
-            cpu_seconds(&stat).with_context(|| format!("{path} is of another kind"))?,
+            cpu_seconds(&stat).with_context(|| format!("{path} has another format"))?,
         ))
     }
 
@@ -185,10 +185,10 @@ impl Server {
         })
     }
 
-    /// Waits until nothing runs and no block is held; the seconds that took.
+    /// Waits until no request runs and no block is held, and returns the seconds until then.
     ///
     /// # Errors
-    /// What is still there after a while, or why the server cannot be seen.
+    /// Reports what is still running or held after `SETTLING`, or why the server cannot be reached.
     pub async fn settle(&self) -> anyhow::Result<f64> {
         let begun = Instant::now();
         loop {
@@ -208,7 +208,7 @@ impl Server {
         }
     }
 
-    /// Looks at the server every `interval` until told to stop.
+    /// Measures the server every `interval` until the watch is stopped.
     pub fn watch(&self, interval: Duration) -> Watch {
         let samples: Arc<Mutex<Vec<Sample>>> = Arc::default();
         let (server, into) = (self.clone(), Arc::clone(&samples));
@@ -217,7 +217,7 @@ impl Server {
             let mut ticks = tokio::time::interval(interval);
             loop {
                 ticks.tick().await;
-                // A look that fails is missing in the series.
+                // The series skips a measurement that fails.
                 if let Ok(sample) = server.sample(begun).await {
                     into.lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -229,10 +229,10 @@ impl Server {
     }
 }
 
-/// A line of `/proc/PID/status` in MiB: `VmRSS:`, resident memory, or `VmHWM:`, its peak.
+/// Returns a line of `/proc/PID/status` in MiB: `VmRSS:`, resident memory, or `VmHWM:`, its peak.
 ///
 /// # Errors
-/// If the process is gone.
+/// If the process has ended.
 pub fn memory_mib(pid: u32, line: &str) -> anyhow::Result<f64> {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
@@ -241,17 +241,17 @@ pub fn memory_mib(pid: u32, line: &str) -> anyhow::Result<f64> {
     Ok(kib.context("the process has no memory")? / 1024.0)
 }
 
-/// User and system time of a line of `/proc/PID/stat`.
+/// Returns the user and system time of a line of `/proc/PID/stat`, in seconds.
 fn cpu_seconds(stat: &str) -> Option<f64> {
-    // Linux counts in hundredths towards programs (USER_HZ), whatever it does itself.
+    // Linux reports hundredths of a second to programs (USER_HZ), whatever its own clock rate is.
     const HERTZ: f64 = 100.0;
-    // The name, in brackets, may hold anything; the fields behind it start with the third.
+    // The name, in brackets, may hold any characters. The fields after it start with the third.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |field: usize| fields.get(field - 3)?.parse::<f64>().ok();
     Some((ticks(14)? + ticks(15)?) / HERTZ)
 }
 
-/// A running watch over a server.
+/// A running watch of a server.
 pub struct Watch {
     samples: Arc<Mutex<Vec<Sample>>>,
     task: JoinHandle<()>,

@@ -1,8 +1,8 @@
-//! Percentiles.
+//! Percentiles of a sample.
 
 use serde::Serialize;
 
-/// Where a sample lies, in the sample's unit.
+/// Percentiles of a sample, in the sample's unit.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
     pub p50: f64,
@@ -11,7 +11,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// None of an empty sample.
+    /// Computes the percentiles. An empty sample has none.
     pub fn of(mut sample: Vec<f64>) -> Option<Self> {
         if sample.is_empty() {
             return None;
@@ -25,7 +25,7 @@ impl Spread {
     }
 }
 
-/// The value below which a share `q` of the sorted sample lies, between two neighbours by linear interpolation.
+/// Returns the value below which a share `q` of the sorted sample lies, by linear interpolation between two neighbours.
 fn percentile(sorted: &[f64], q: f64) -> f64 {
     let at = (sorted.len() - 1) as f64 * q;
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);

@@ -1,4 +1,4 @@
-//! Many records as one row, and rows as a report.
+//! Rows that summarize many records, and a report of rows.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use crate::drive::Run;
 use crate::server::{Metrics, Sample, Work};
 use crate::stats::Spread;
 
-/// What a good answer keeps, in seconds.
+/// The limits of a good answer, in seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub ttft: f64,
-    /// On the average of a request.
+    /// The limit of the mean time between tokens of a request.
     pub itl: f64,
 }
 
@@ -27,7 +27,7 @@ impl Limits {
     }
 }
 
-/// A row: times in seconds.
+/// A row of the report. Times are in seconds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     pub label: String,
@@ -41,7 +41,7 @@ pub struct Summary {
     pub e2e: Option<Spread>,
     pub output_tokens_per_second: f64,
     pub requests_per_second: f64,
-    /// Share of the requests that were answered within the limits, of all but those that left.
+    /// The share of requests that were answered within the limits, of all requests whose client stayed.
     pub goodput: Option<f64>,
 }
 
@@ -81,7 +81,7 @@ impl Summary {
         }
     }
 
-    /// A row of the whole run, and one for each kind where there are several.
+    /// Returns a row of the whole run, and one for each kind where there are several.
     pub fn by_kind(label: &str, run: &Run, limits: Limits) -> Vec<Self> {
         let mut kinds: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
         for record in &run.records {
@@ -97,14 +97,14 @@ impl Summary {
     }
 }
 
-/// What a scenario found.
+/// The report of a scenario.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     pub rows: Vec<Summary>,
-    /// A table of the scenario's own.
+    /// A table that only this scenario has.
     pub table: Option<OwnTable>,
     pub notes: Vec<String>,
-    /// What the server promises and did not keep.
+    /// The server's promises that it did not keep.
     pub violations: Vec<String>,
     pub samples: Vec<Sample>,
 }
@@ -116,14 +116,14 @@ pub struct OwnTable {
 }
 
 impl Report {
-    /// Says what the server did between two scrapes.
+    /// Adds a note on the server's work between two scrapes.
     pub fn note_work(&mut self, before: &Metrics, after: &Metrics) {
         let work = Work::between(before, after);
         if work.prompt_tokens == 0.0 {
             return;
         }
         self.notes.push(format!(
-            "prompt tokens {}, of them cached {:.1} %; generated {}; preemptions {}; comparisons {}; given up {}",
+            "prompt tokens {}, of them cached {:.1} %; generated {}; preemptions {}; comparisons {}; aborted {}",
             work.prompt_tokens,
             100.0 * work.hit_ratio(),
             work.generated_tokens,
@@ -140,7 +140,7 @@ impl Report {
         }
     }
 
-    /// Every request that was admitted and not answered is a word broken.
+    /// Adds a violation where an admitted request was not answered.
     pub fn check_answered(&mut self, records: &[Record]) {
         let broken = records
             .iter()
@@ -152,7 +152,7 @@ impl Report {
         }
     }
 
-    /// A server that everybody has left runs nothing and holds nothing.
+    /// Adds a violation where the server is not idle after all clients have left.
     pub fn check_idle(&mut self, settled: anyhow::Result<f64>) {
         match settled {
             Ok(seconds) => self.notes.push(format!(
@@ -162,7 +162,7 @@ impl Report {
         }
     }
 
-    /// Markdown.
+    /// Returns the report as Markdown.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         if !self.rows.is_empty() {

@@ -11,33 +11,33 @@ use serde::Deserialize;
 
 use crate::workload::{ids, rng};
 
-/// Prompt tokens that one of a trace's block hashes stands for.
+/// The number of prompt tokens that one block hash of a trace stands for.
 const BLOCK_TOKENS: f64 = 512.0;
 
 /// One request of a trace.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Entry {
-    /// Seconds since the first.
+    /// Seconds since the first request.
     pub arrival_s: f64,
     pub prompt_tokens: usize,
     pub output_tokens: usize,
-    /// Names of the prompt's blocks, where the trace knows them: what begins with the same names begins with the same text.
+    /// The hashes of the prompt's blocks, where the trace has them. Prompts with the same first hashes begin with the same text.
     #[serde(default)]
     pub block_hashes: Vec<u64>,
 }
 
-/// A trace whose lengths have been scaled.
+/// A trace whose lengths were scaled.
 #[derive(Debug, Clone)]
 pub struct Scaled {
     pub entries: Vec<Entry>,
-    /// What lengths were multiplied with.
+    /// The factor of the lengths.
     pub factor: f64,
 }
 
 /// Reads the first `take` requests of a `.csv` or `.jsonl` file, gzipped or not.
 ///
 /// # Errors
-/// Names the file; fewer than two requests.
+/// Names the file where it cannot be read, or has fewer than two requests.
 pub fn read(path: &Path, take: usize) -> anyhow::Result<Vec<Entry>> {
     let about = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(about)?;
@@ -81,14 +81,14 @@ fn from_jsonl(reader: impl Read, take: usize) -> anyhow::Result<Vec<Entry>> {
         .collect()
 }
 
-/// Scales all lengths by one factor, so that the longest sequence just fits the context; never up.
+/// Scales all lengths by one factor of at most 1, so that the longest sequence fits the context.
 pub fn fit(mut entries: Vec<Entry>, max_context: usize) -> Scaled {
     let longest = entries
         .iter()
         .map(|entry| entry.prompt_tokens + entry.output_tokens)
         .max();
     let factor = (max_context as f64 / longest.unwrap_or(1).max(1) as f64).min(1.0);
-    // Both are rounded down, and at least one.
+    // Both lengths are rounded down, to at least 1.
     let scale = |tokens: usize| ((tokens as f64 * factor) as usize).max(1);
     for entry in &mut entries {
         entry.prompt_tokens = scale(entry.prompt_tokens);
@@ -100,7 +100,7 @@ pub fn fit(mut entries: Vec<Entry>, max_context: usize) -> Scaled {
 }
 
 impl Scaled {
-    /// Arrivals with the trace's own rhythm at `rate` requests a second on the average.
+    /// Returns arrival times with the trace's rhythm at a mean rate of `rate` requests a second.
     pub fn arrivals(&self, rate: f64) -> Vec<Duration> {
         let last = self.entries.last().map_or(0.0, |entry| entry.arrival_s);
         let own_rate = (self.entries.len() - 1) as f64 / last.max(f64::MIN_POSITIVE);
@@ -109,7 +109,7 @@ impl Scaled {
         self.entries.iter().map(at).collect()
     }
 
-    /// The prompt of a request: random, and alike as far as its blocks are named alike.
+    /// Returns the prompt of a request. Prompts are random, and share the text of the blocks that they share.
     pub fn prompt(&self, number: usize, seed: u64, vocab: u32) -> Vec<u32> {
         let entry = &self.entries[number];
         let block = (BLOCK_TOKENS * self.factor).max(1.0) as usize;
@@ -147,7 +147,7 @@ mod tests {
             ),
             (1, 1)
         );
-        // Two gaps in 5 seconds become two gaps in 1.
+        // Two gaps in 5 seconds become two gaps in 1 second.
         let arrivals = scaled.arrivals(2.0);
         assert_eq!(arrivals[0], Duration::ZERO);
         assert!((arrivals[1].as_secs_f64() - 0.8).abs() < 1e-9);

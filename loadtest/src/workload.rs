@@ -1,4 +1,4 @@
-//! What is asked: random prompts of a given length, and a mix of all the server's calls.
+//! Requests of the load: random prompts of a given length, and a mix of all the server's calls.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::call::{Call, Reading};
 use crate::client::Client;
 
-/// Ids below are left out of prompts: control tokens come first in most vocabularies.
+/// The lowest token id of a prompt. In most vocabularies control tokens come first.
 const FIRST_ID: u32 = 10;
 
 const WORDS: [&str; 32] = [
@@ -22,21 +22,21 @@ const WORDS: [&str; 32] = [
     "north", "ten",
 ];
 
-/// A generator of its own for every part of the work, so that nothing depends on the order in which it is asked for.
+/// Returns the random generator of one part of the work, so that the results do not depend on the order of the parts.
 pub fn rng(seed: u64, stream: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(stream);
     rng
 }
 
-/// `count` token ids.
+/// Draws `count` token ids.
 pub fn ids(rng: &mut ChaCha8Rng, count: usize, vocab: u32) -> Vec<u32> {
     (0..count)
         .map(|_| rng.random_range(FIRST_ID..vocab))
         .collect()
 }
 
-/// A streamed completion of exactly `max_tokens` tokens.
+/// Returns a streamed completion of exactly `max_tokens` tokens.
 pub fn completion(kind: &'static str, prompt: &[u32], max_tokens: usize) -> Call {
     Call {
         kind,
@@ -53,19 +53,19 @@ pub fn completion(kind: &'static str, prompt: &[u32], max_tokens: usize) -> Call
     }
 }
 
-/// Instructions of the default model's world: a learner makes something of them.
+/// Returns instructions of the default model's domain, which give a learner differences to learn from.
 pub fn questions(seed: u64, count: usize) -> Vec<String> {
     let world = CurriculumOptions::default();
     let tasks = held_out_tasks(seed, count, &world.kinds, &world.last_levels);
     tasks.into_iter().map(|task| task.prompt).collect()
 }
 
-/// What a call says so that it is kept and learnt from.
+/// Returns the `log` field with consent to keep the record and to train on it.
 fn consent() -> Value {
     json!({"retain": true, "train": true})
 }
 
-/// A logged answer.
+/// Returns a call for a logged answer.
 pub fn logged(prompt: &str, seed: u64) -> Call {
     Call {
         kind: "logged",
@@ -75,7 +75,7 @@ pub fn logged(prompt: &str, seed: u64) -> Call {
     }
 }
 
-/// A logged verdict.
+/// Returns a call for a logged verdict.
 pub fn logged_pair(prompt: &str) -> Call {
     Call {
         kind: "logged verdict",
@@ -85,7 +85,7 @@ pub fn logged_pair(prompt: &str) -> Call {
     }
 }
 
-/// Random text of about so many tokens of the server's model.
+/// A generator of random text of about a given number of tokens of the server's model.
 #[derive(Debug, Clone)]
 pub struct Texts {
     tokens_per_word: f64,
@@ -94,10 +94,10 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Asks the server how long the words are.
+    /// Asks the server for the length of the words in tokens.
     ///
     /// # Errors
-    /// Where the server has no `/tokenize`.
+    /// If the server has no `/tokenize`.
     pub async fn of(client: &Client) -> anyhow::Result<Self> {
         let text = WORDS.join(" ");
         let answer = client.post("/tokenize", &json!({"text": text})).await?;
@@ -117,7 +117,7 @@ impl Texts {
     }
 }
 
-/// So many random words.
+/// Returns `count` random words.
 pub fn words_of(rng: &mut ChaCha8Rng, count: usize) -> String {
     let words: Vec<&str> = (0..count)
         .map(|_| *WORDS.choose(rng).expect("there are words; this is a bug"))
@@ -125,22 +125,22 @@ pub fn words_of(rng: &mut ChaCha8Rng, count: usize) -> String {
     words.join(" ")
 }
 
-/// Lengths and shares of a mixed load.
+/// The lengths and shares of a mixed load.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Mix {
-    /// Parts of the calls that generate an answer.
+    /// The share of calls that generate an answer, in parts.
     #[arg(long, default_value_t = 6)]
     generate: u32,
-    /// Parts that judge a pair.
+    /// The share of calls that judge a pair, in parts.
     #[arg(long, default_value_t = 2)]
     judge: u32,
-    /// Parts that judge a tournament.
+    /// The share of calls that judge a tournament, in parts.
     #[arg(long, default_value_t = 1)]
     tournament: u32,
-    /// Parts that want the best of several answers.
+    /// The share of calls that ask for the best of several answers, in parts.
     #[arg(long, default_value_t = 1)]
     best_of: u32,
-    /// Candidates of a tournament and of best-of-N.
+    /// The number of candidates of a tournament and of best-of-N.
     #[arg(long, default_value_t = 4)]
     candidates: usize,
     #[arg(long, default_value_t = 48)]
@@ -150,8 +150,10 @@ pub struct Mix {
 }
 
 impl Mix {
+    /// Checks the shares and the number of candidates.
+    ///
     /// # Errors
-    /// If no call has a share, or a tournament no match.
+    /// If no call has a share, or a tournament has no match.
     pub fn check(&self) -> anyhow::Result<()> {
         let all = self.generate + self.judge + self.tournament + self.best_of;
         anyhow::ensure!(all > 0, "all shares are 0");
@@ -159,7 +161,7 @@ impl Mix {
         Ok(())
     }
 
-    /// The call of that number.
+    /// Returns the call of a number.
     pub fn call(&self, texts: &Texts, seed: u64, number: usize) -> Call {
         let mut rng = rng(seed, number as u64);
         let question = texts.text(&mut rng, self.question_tokens);
@@ -206,7 +208,7 @@ impl Mix {
         }
     }
 
-    /// The same, of which every fifth client goes away early and every tenth reads slowly.
+    /// Returns the call of a number, of which about a fifth leave early and a tenth read slowly.
     pub fn unruly_call(&self, texts: &Texts, seed: u64, number: usize) -> Call {
         let mut call = self.call(texts, seed, number);
         let mut rng = rng(seed, number as u64 | 1 << 63);

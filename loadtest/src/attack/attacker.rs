@@ -1,4 +1,4 @@
-//! A caller that throws requests over connections of its own.
+//! A hostile client: threads that send the requests of an attack over their own connections.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -11,16 +11,16 @@ use std::time::Duration;
 use super::attacks::{Attack, Size, Way};
 use super::bodies::head;
 
-/// Time between two looks at whether to stop.
+/// The interval at which a thread checks whether the attack is over, and the timeout of a socket.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Connections that one thread holds: those that wait need none of their own.
+/// Connections that one thread holds. Connections that only wait share a thread.
 const HELD: usize = 200;
 
-/// How often each status came; `closed` is a connection that ended without one.
+/// The count of each status. `closed` counts connections that ended without a status.
 pub type Heard = BTreeMap<String, usize>;
 
-/// Threads that attack until this is stopped.
+/// The threads of an attack, which run until they are stopped.
 pub struct Attacker {
     stop: Arc<AtomicBool>,
     heard: Arc<Mutex<Heard>>,
@@ -60,17 +60,17 @@ impl Attacker {
         }
     }
 
-    /// What has been answered so far.
+    /// Returns the counts of all answers so far.
     pub fn heard(&self) -> Heard {
         let heard = self.heard.lock();
         heard.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the attack and hangs up.
+    /// Ends the attack, closes its connections and returns the counts.
     pub fn stop(self) -> Heard {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
-            // One that panicked has said so.
+            // A thread that panicked has printed its message.
             let _ = thread.join();
         }
         let heard = self.heard.lock();
@@ -78,11 +78,11 @@ impl Attacker {
     }
 }
 
-/// One thread and its connections.
+/// One thread with its connections.
 struct Thrower {
     server: SocketAddr,
     way: Way,
-    /// The number of its first connection, and how many it has.
+    /// The number of its first connection. `count` is the number of its connections.
     first: usize,
     count: usize,
     requests: Arc<Vec<Vec<u8>>>,
@@ -98,7 +98,7 @@ impl Thrower {
         if self.way == Way::Read {
             while !self.stopped() {
                 if self.throw(number).is_err() {
-                    // A server that takes no connections is asked again a little later.
+                    // The server accepts no connection now: the thread tries again later.
                     std::thread::sleep(LOOK);
                 }
                 number += 1;
@@ -146,7 +146,7 @@ impl Thrower {
         *heard.entry(what.into()).or_default() += 1;
     }
 
-    /// Sends one request, as far as the server takes it before the attack ends.
+    /// Sends one request. It stops early where the server stops reading or the attack ends.
     fn send(&self, request: &[u8]) -> std::io::Result<TcpStream> {
         let mut connection = TcpStream::connect_timeout(&self.server, Duration::from_secs(5))?;
         connection.set_write_timeout(Some(LOOK))?;
@@ -157,14 +157,14 @@ impl Thrower {
                 Ok(0) => break,
                 Ok(count) => rest = &rest[count..],
                 Err(error) if waits(&error) => {}
-                // It may have answered before it had read everything.
+                // The server may answer and close before it has read the whole request.
                 Err(_) => break,
             }
         }
         Ok(connection)
     }
 
-    /// Sends one request and reads its answer to the end, without keeping it.
+    /// Sends one request, reads its answer to the end and counts its status.
     fn throw(&self, number: usize) -> std::io::Result<()> {
         let request = &self.requests[number % self.requests.len()];
         let mut connection = self.send(request)?;
@@ -174,7 +174,7 @@ impl Thrower {
         Ok(())
     }
 
-    /// The first `keep` bytes of what comes until the end of the answer or of the attack.
+    /// Reads to the end of the answer or of the attack, and returns the first `keep` bytes.
     fn read(&self, connection: &mut TcpStream, keep: usize) -> Vec<u8> {
         let (mut kept, mut piece) = (Vec::new(), vec![0; 1 << 16]);
         while !self.stopped() {
@@ -193,7 +193,7 @@ impl Thrower {
         kept
     }
 
-    /// Has a record made by the first request that the server answers with one: the request that reads it.
+    /// Sends the requests in turn until the server answers one with a record, and returns the request that reads this record.
     fn record(&self) -> Option<Vec<u8>> {
         self.requests.iter().find_map(|request| {
             let mut connection = self.send(request).ok()?;
@@ -206,7 +206,7 @@ impl Thrower {
         })
     }
 
-    /// Whether the server has closed a connection whose answer is not read; what it answered is noted.
+    /// Returns whether the server has closed a connection whose answer is not read, and counts the status of that answer.
     fn is_closed(&self, mut connection: &TcpStream) -> bool {
         let mut start = [0; 16];
         if connection.set_nonblocking(true).is_err() {
@@ -214,9 +214,9 @@ impl Thrower {
         }
         let ended = match connection.peek(&mut start) {
             Ok(0) => true,
-            // An answer to what was not finished ends the connection.
+            // The server ends a connection after it answers an unfinished request.
             Ok(_) if self.way == Way::Unfinished => true,
-            // Unread bytes hide the end; a server that has closed refuses what is sent.
+            // Unread bytes hide the end of the stream. A write fails where the server has closed.
             Ok(_) => connection.write(b"\r").is_err_and(|error| !waits(&error)),
             Err(error) => !waits(&error),
         };
@@ -227,10 +227,10 @@ impl Thrower {
     }
 }
 
-/// Gives the calling thread little of the processor: a caller elsewhere would take none of the server's.
+/// Lowers the priority of the calling thread. An attacker on another machine would take no processor time of the server's.
 fn give_way() {
     #[cfg(target_os = "linux")]
-    // SAFETY: a system call without memory; 0 is the calling thread. Where it fails the attack is only harder to bear.
+    // SAFETY: setpriority(2) takes no pointers, and 0 is the calling thread. If it fails, the attack only costs the server more.
     unsafe {
         libc::setpriority(libc::PRIO_PROCESS, 0, 10);
     }
@@ -245,7 +245,7 @@ fn waits(error: &std::io::Error) -> bool {
     kinds.contains(&error.kind())
 }
 
-/// The status of an answer that begins so.
+/// Reads the status from the first bytes of an answer.
 fn status(start: &[u8]) -> String {
     let start = String::from_utf8_lossy(start);
     let status = start

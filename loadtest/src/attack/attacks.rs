@@ -1,41 +1,41 @@
-//! The list of attacks.
+//! The table of the attacks.
 
 use super::bodies;
 
-/// How large an attack is: 1 is as it was reported.
+/// The scale of an attack. 1 is the size that was reported.
 #[derive(Debug, Clone, Copy)]
 pub struct Size(pub f64);
 
 impl Size {
-    /// So much of `count`, at least one.
+    /// Returns `count` times the scale, and at least 1.
     pub fn of(self, count: usize) -> usize {
         ((count as f64 * self.0) as usize).max(1)
     }
 }
 
-/// How requests are thrown.
+/// How the requests of an attack are sent, and how their answers are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// Again and again; each answer is read to its end.
+    /// A connection sends one request after the other and reads each answer to its end.
     Read,
-    /// The answer is never read. A connection that the server closes is made anew.
+    /// The answer is never read. A connection that the server closes is opened again.
     Unread,
-    /// The request is kept and read again by its record: what comes then is never read.
+    /// The request makes a record. Requests for this record follow, whose answers are never read.
     UnreadRecord,
-    /// The request is never finished. A connection that the server closes is made anew.
+    /// The request is never finished. A connection that the server closes is opened again.
     Unfinished,
 }
 
-/// One attack.
+/// One attack: its requests, and how they are sent.
 #[derive(Clone, Copy)]
 pub struct Attack {
     pub name: &'static str,
-    /// The review's number of what it found.
+    /// The number of the finding in the security review.
     pub finding: &'static str,
     pub way: Way,
-    /// Connections of an attack of size 1.
+    /// The number of connections at size 1.
     pub connections: usize,
-    /// The requests, which connections take in turn. The key is the attacker's.
+    /// Returns the requests, which the connections send in turn, with the attacker's key.
     pub requests: fn(size: Size, key: &str) -> Vec<Vec<u8>>,
 }
 
@@ -58,7 +58,7 @@ const fn by(way: Way, attack: Attack) -> Attack {
     Attack { way, ..attack }
 }
 
-/// All attacks.
+/// The table of all attacks.
 pub const ATTACKS: &[Attack] = &[
     read("stop strings x prompts", "C1", 2, bodies::stop_strings),
     read("many stop strings", "C1", 2, bodies::many_stop_strings),

@@ -1,15 +1,16 @@
-//! The requests of the attacks. Bodies are written as text: a `Value` of millions of parts would cost the attacker more than the server.
+//! The requests of the attacks. Bodies are written as text, since a `Value` of millions of parts would cost the attacker more
+//! than the server.
 
 use super::attacks::Size;
 
-/// A whole POST.
+/// Returns a complete POST request.
 fn post(path: &str, key: &str, body: &str) -> Vec<u8> {
     let mut request = head("POST", path, key, body.len());
     request.extend_from_slice(body.as_bytes());
     request
 }
 
-/// A request's head, with its last line.
+/// Returns the head of a request, with the empty line at its end.
 pub fn head(method: &str, path: &str, key: &str, length: usize) -> Vec<u8> {
     format!(
         "{method} {path} HTTP/1.1\r\nhost: attacked\r\nx-api-key: {key}\r\ncontent-type: application/json\r\n\
@@ -18,14 +19,14 @@ pub fn head(method: &str, path: &str, key: &str, length: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-/// `count` times `item`, as the parts of a JSON array.
+/// Repeats `item` `count` times, as the elements of a JSON array.
 fn parts(item: &str, count: usize) -> String {
     let mut text = format!("{item},").repeat(count);
     text.pop();
     text
 }
 
-/// So many letters in no order, the same every time.
+/// Returns `count` pseudo-random letters, the same for the same seed.
 fn letters(count: usize, seed: u32) -> String {
     let mut state = seed.wrapping_mul(2_654_435_761) | 1;
     let mut letter = || {
@@ -67,7 +68,7 @@ pub fn many_stop_strings(size: Size, key: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// A known beginning, guessed on by a digit.
+/// Returns prompts that begin with a known text and guess the digit after it.
 pub fn known_prefixes(_: Size, key: &str) -> Vec<Vec<u8>> {
     let known = "Patient Ann Lee, born 1984, has diagnosis code 753";
     (0..10)
@@ -273,7 +274,7 @@ pub fn large_answers(size: Size, key: &str) -> Vec<Vec<u8>> {
     vec![post("/generate", key, &body)]
 }
 
-/// Calls whose records are large, the largest first: what is too large for one server is not for another.
+/// Returns calls whose records are large, the largest first. Servers differ in the size of the records that they accept.
 pub fn large_records(size: Size, key: &str) -> Vec<Vec<u8>> {
     let stops = [200_000, 20_000, 250].map(|length| {
         let stop = "x".repeat(size.of(length));
@@ -301,7 +302,7 @@ pub fn large_sampling(size: Size, key: &str) -> Vec<Vec<u8>> {
         format!(
             r#"{{"prompt":[{prompts}],"n":8,"max_tokens":1,"stop_token_ids":[{ids}],"log":{{"retain":true}}}}"#
         ),
-        // What may be asked for: small calls of many records.
+        // An allowed request: small calls of many records.
         format!(r#"{{"prompt":[{prompts}],"n":8,"max_tokens":1,"log":{{"retain":true}}}}"#),
     ]
     .iter()
@@ -336,7 +337,7 @@ pub fn deep_json(size: Size, key: &str) -> Vec<Vec<u8>> {
     ]
 }
 
-/// Bodies that are allowed in every part and have many of them.
+/// Returns bodies of many parts, of which each part is allowed.
 pub fn many_parts(size: Size, key: &str) -> Vec<Vec<u8>> {
     let messages = parts(r#"{"role":"user","content":"x"}"#, size.of(250_000));
     let texts = parts(r#"{"type":"text","text":"x"}"#, size.of(250_000));
@@ -398,7 +399,7 @@ pub fn grammars_and_samples(size: Size, key: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// What is too much for any compiler of grammars: 400, never 500.
+/// Returns grammars that no compiler can finish. The server must refuse them with 400, never with 500.
 pub fn hopeless_grammars(size: Size, key: &str) -> Vec<Vec<u8>> {
     let choices = (0..size.of(10_000)).map(|at| format!("\"choice {at}\""));
     let choices = choices.collect::<Vec<_>>().join(",");

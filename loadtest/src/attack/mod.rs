@@ -1,11 +1,12 @@
-//! What one caller can throw at a server, and the caller that throws it. Blocking sockets and threads of its own: who is measured
-//! beside it must not wait for it. The integration tests throw the same, smaller.
+//! Attacks that one caller can send to a server, and the client that sends them. The client has blocking sockets and threads of
+//! its own, so that it does not delay the clients that are measured beside it. The integration tests send the same attacks at a
+//! smaller size.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
-//! | `attacks` | the list: names, findings, how they are thrown |
+//! | `attacks` | the table: names, findings, how they are sent |
 //! | `bodies` | the requests, byte by byte |
-//! | `attacker` | connections that throw them until told to stop |
+//! | `attacker` | connections that send the requests until they are stopped |
 
 #![allow(dead_code, unused_imports)] // the load test and the integration tests each use some of it
 

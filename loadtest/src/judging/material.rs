@@ -9,13 +9,13 @@ use text::{ChatTemplate, Message, Role, Tokenizer};
 
 use crate::workload::{rng, words_of};
 
-/// The judge's half that needs no model.
+/// The parts of the judge that need no model: its tokenizer and its template.
 pub struct Material {
     tokenizer: Tokenizer,
     judge: Judge,
 }
 
-/// A question and answers to it.
+/// A question with its candidates.
 #[derive(Debug, Clone)]
 pub struct Candidates {
     pub question: String,
@@ -23,6 +23,8 @@ pub struct Candidates {
 }
 
 impl Material {
+    /// Loads the tokenizer and the judge's template of a model's directory.
+    ///
     /// # Errors
     /// Names the file that is missing or broken.
     pub fn load(dir: &Path) -> anyhow::Result<Self> {
@@ -36,8 +38,10 @@ impl Material {
         Ok(Self { tokenizer, judge })
     }
 
+    /// Draws a question and its candidates.
+    ///
     /// # Errors
-    /// The tokenizer's.
+    /// If the tokenizer fails.
     pub fn candidates(
         &self,
         seed: u64,
@@ -54,7 +58,7 @@ impl Material {
         })
     }
 
-    /// Random words that are `tokens` tokens, or the fewest more.
+    /// Returns random words of `tokens` tokens, or the smallest larger number.
     fn text(&self, rng: &mut ChaCha8Rng, tokens: usize) -> anyhow::Result<String> {
         let mut text = words_of(rng, 1);
         loop {
@@ -62,16 +66,16 @@ impl Material {
             if missing == 0 {
                 return Ok(text);
             }
-            // A word is a few tokens at most: the last ones are added one by one.
+            // A word has a few tokens at most, so the last words are added one by one.
             text.push(' ');
             text.push_str(&words_of(rng, (missing / 8).max(1)));
         }
     }
 
-    /// The prompts of both orders.
+    /// Returns the judge's prompts of both orders.
     ///
     /// # Errors
-    /// The judge's.
+    /// If the judge's template fails.
     pub fn prompts(&self, of: &Candidates, [a, b]: [usize; 2]) -> anyhow::Result<Vec<Vec<u32>>> {
         let comparison = Comparison {
             context: vec![Message::new(Role::User, &of.question)],
@@ -82,15 +86,15 @@ impl Material {
         Ok(self.judge.encode(&comparison)?.prompts)
     }
 
-    /// The ids of the labels.
+    /// Returns the token ids of the two labels.
     pub fn label_ids(&self) -> [u32; 2] {
         self.judge.labels().ids
     }
 
-    /// The labels as the server writes tokens.
+    /// Returns the two labels as the server writes tokens.
     ///
     /// # Errors
-    /// The tokenizer's.
+    /// If the tokenizer fails.
     pub fn label_texts(&self) -> anyhow::Result<[String; 2]> {
         let [a, b] = self.label_ids();
         Ok([

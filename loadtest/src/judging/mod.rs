@@ -1,9 +1,8 @@
-//! What a tournament costs, or best-of-N from the question to the winner, beside clients that do the same by themselves through
-//! completions.
+//! Costs of a tournament, or of best-of-N from the question to the winner, beside clients that do the same through completions.
 //!
-//! Such a client sends the judge's own prompts, both orders of every match, as one-token requests that ask for log-probabilities:
-//! one after the other, as simple clients do, or all of a round at once; so they draw candidates. Every contender gets candidates of its own, so that nobody
-//! finds another's prompts in a cache.
+//! Such a client sends the judge's own prompts, in both orders for every match, as one-token requests that ask for
+//! log-probabilities. It sends them one after the other, as simple clients do, or all of a round at once. It draws candidates in
+//! the same two ways. Every contender gets its own candidates, so that no contender finds another's prompts in a cache.
 
 mod material;
 mod rival;
@@ -29,16 +28,16 @@ pub struct Judging {
     /// The model's directory, for its tokenizer and the judge's template.
     #[arg(long)]
     model: PathBuf,
-    /// The same model served with --no-prefix-caching.
+    /// The URL of a server of the same model with --no-prefix-caching.
     #[arg(long)]
     uncached_url: Option<String>,
-    /// Its process, to read its processor time.
+    /// The process id of that server, to read its processor time.
     #[arg(long)]
     uncached_pid: Option<u32>,
-    /// llama.cpp's server with the same model.
+    /// The URL of llama.cpp's server of the same model.
     #[arg(long)]
     llama_url: Option<String>,
-    /// Its process.
+    /// The process id of llama.cpp's server.
     #[arg(long)]
     llama_pid: Option<u32>,
     #[arg(long, value_delimiter = ',', default_value = "4,16,64")]
@@ -47,47 +46,49 @@ pub struct Judging {
     answer_tokens: Vec<usize>,
     #[arg(long, value_delimiter = ',', default_value = "200")]
     question_tokens: Vec<usize>,
-    /// Times each is measured; the median counts.
+    /// The number of runs of each measurement. The report shows their median.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
-    /// Only the tournament and the simple client without prefix caching.
+    /// Measures only the tournament and the simple client without prefix caching.
     #[arg(long)]
     brief: bool,
-    /// The candidates are drawn first: what best-of-N takes from the question to the winner.
+    /// Draws the candidates first: measures best-of-N from the question to the winner.
     #[arg(long)]
     best_of: bool,
 }
 
-/// Who holds the tournament, and whose server computes.
+/// A side of the comparison: the client that plays the tournament, and the server that computes.
 struct Contender {
     label: String,
     server: Server,
-    /// None is the server itself, by `POST /judge` or `POST /generate`.
+    /// The client that judges through completions. None where the server judges, by `POST /judge` or `POST /generate`.
     rival: Option<Rival>,
 }
 
-/// What is asked for.
+/// A tournament to play.
 struct Task<'a> {
     material: &'a Material,
-    /// Its answers are left aside where they are drawn.
+    /// The question and the candidates. The candidates are not used where `drawn` is set.
     candidates: Candidates,
-    /// Tokens of an answer that is drawn; none where the answers are given.
+    /// The length of drawn answers in tokens. None where the answers are given.
     drawn: Option<usize>,
     seed: u64,
 }
 
-/// What one tournament took.
+/// The cost of one tournament.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
     wall: f64,
-    /// Of the server's processors, where its process is known.
+    /// Seconds of processor time of the server, where its process is known.
     cpu: Option<f64>,
     usage: Usage,
 }
 
 impl Judging {
+    /// Measures all contenders and returns the table.
+    ///
     /// # Errors
-    /// If a server cannot be seen or refuses, or the model's files are broken.
+    /// If a server cannot be reached or refuses a request, or the model's files are broken.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         let material = Material::load(&self.model)?;
         let contenders = self.contenders(&context.server)?;
@@ -243,7 +244,7 @@ async fn by_server(client: &Client, task: &Task<'_>) -> anyhow::Result<Usage> {
     Usage::read(&answer["usage"]).with_context(|| format!("{path} gives no usage"))
 }
 
-/// The one in the middle by wall time.
+/// Returns the cost whose wall time is the median.
 fn median(mut costs: Vec<Cost>) -> Cost {
     costs.sort_by(|a, b| a.wall.total_cmp(&b.wall));
     costs[costs.len() / 2]

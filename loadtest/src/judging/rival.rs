@@ -9,29 +9,29 @@ use super::material::{Candidates, Material};
 use crate::call::Usage;
 use crate::client::Client;
 
-/// How many of the likeliest tokens it looks at.
+/// The number of the most likely tokens that the client asks for.
 const TOP: usize = 20;
 
-/// Whose completions it uses.
+/// The API that the client uses.
 #[derive(Debug, Clone, Copy)]
 pub enum Api {
-    /// `/v1/completions`.
+    /// The route `/v1/completions`.
     OpenAi,
-    /// llama.cpp's `/completion`.
+    /// The route `/completion` of llama.cpp.
     LlamaCpp { cache_prompt: bool },
 }
 
 pub struct Rival {
     pub client: Client,
     pub api: Api,
-    /// All prompts of a round together, or one at a time.
+    /// Whether the client sends all prompts of a round together, or one at a time.
     pub at_once: bool,
 }
 
-/// Plays the bracket to its end; what it cost.
+/// Plays the bracket to its end and returns the usage.
 ///
 /// # Errors
-/// The server's, or the judge's.
+/// If the server refuses a request, or the judge fails.
 pub async fn hold(
     rival: &Rival,
     material: &Material,
@@ -71,10 +71,10 @@ fn outcome(p: f32) -> Outcome {
 }
 
 impl Rival {
-    /// Answers of `tokens` tokens each to a question, and what they cost.
+    /// Draws answers of `tokens` tokens each to a question, and returns them with the usage.
     ///
     /// # Errors
-    /// The server's.
+    /// If the server refuses a request.
     pub async fn draw(
         &self,
         question: &str,
@@ -98,7 +98,7 @@ impl Rival {
         tokens: usize,
         seed: u64,
     ) -> anyhow::Result<(String, Usage)> {
-        // What every server takes as a seed.
+        // Every server accepts a seed in this range.
         let seed = seed % (1 << 31);
         let (path, body) = match self.api {
             Api::OpenAi => (
@@ -134,7 +134,7 @@ impl Rival {
         Ok((text.as_str().context("no text")?.to_owned(), usage))
     }
 
-    /// Together, or one after the other.
+    /// Runs the requests together, or one after the other.
     async fn all<T>(
         &self,
         calls: impl Iterator<Item = impl Future<Output = anyhow::Result<T>>>,
@@ -149,8 +149,8 @@ impl Rival {
         Ok(done)
     }
 
-    /// Probability that the first shown is better; a half where the labels are not among the likeliest tokens (a model that
-    /// was never trained to judge), which costs the same.
+    /// Returns the probability that the first answer shown is better. It is 0.5 where the labels are not among the most likely
+    /// tokens, as with a model that was never trained to judge. The cost is the same.
     async fn read(&self, material: &Material, prompt: &[u32]) -> anyhow::Result<(f32, Usage)> {
         let (logprobs, usage) = match self.api {
             Api::OpenAi => {
@@ -185,7 +185,7 @@ fn logprob_of(top: &Value, id: u32) -> Option<f64> {
     tokens.find(|token| token["id"] == id)?["logprob"].as_f64()
 }
 
-/// llama.cpp says how many prompt tokens it computed.
+/// Reads the usage. llama.cpp reports how many prompt tokens it computed.
 fn llama_usage(answer: &Value, prompt: usize) -> anyhow::Result<Usage> {
     let computed = answer["timings"]["prompt_n"].as_u64();
     let computed = computed.context("no timings.prompt_n")? as usize;

@@ -1,7 +1,8 @@
-//! A hostile caller beside an ordinary one. Each attack meets a fresh server; the ordinary caller is measured alone on it first.
+//! A hostile caller beside an ordinary one. Each attack runs on a new server, on which the ordinary caller is measured alone
+//! first.
 //!
-//! Two callers are two API keys. What counts is what the ordinary one has: its tokens a second against what it had alone, how long
-//! each of its answers takes to begin, how long `/health` takes, and the server's memory at its peak.
+//! The two callers are two API keys. The bounds are on the ordinary caller and the server: its tokens a second against those
+//! without an attack, the time until each of its answers begins, the time of `/health`, and the server's peak memory.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,33 +29,33 @@ use crate::workload::{completion, ids, rng};
 const ATTACKERS_KEY: &str = "attacker-attacker-attacker-attack";
 const OTHERS_KEY: &str = "ordinary-ordinary-ordinary-ordina";
 
-/// Time between two looks at `/health`.
+/// The interval between two requests of `/health`.
 const HEALTH_EVERY: Duration = Duration::from_millis(50);
 
-/// How long a look at `/health` may take before it counts as this long.
+/// The timeout of a request of `/health`. A failed request counts as this long.
 const HEALTH_AT_MOST: Duration = Duration::from_secs(10);
 
-/// Time in which a server has to answer again once the attack is over.
+/// The time in which a server has to answer again after the attack.
 const RECOVERY: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Args)]
 pub struct Attacks {
-    /// Only attacks whose name or finding contains one of these; `together` is all of them at once.
+    /// Runs only attacks whose name or finding contains one of these. `together` is all attacks at once.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Seconds in which the ordinary caller is alone.
+    /// Seconds in which the ordinary caller is measured alone.
     #[arg(long, default_value_t = 8.0)]
     quiet: f64,
     /// Seconds of each attack.
     #[arg(long, default_value_t = 12.0)]
     duration: f64,
-    /// How large the attacks are; 1 is as they were reported.
+    /// The scale of the attacks. 1 is the size that was reported.
     #[arg(long, default_value_t = 1.0)]
     size: f64,
-    /// Clients of the ordinary caller.
+    /// The number of clients of the ordinary caller.
     #[arg(long, default_value_t = 2)]
     clients: usize,
-    /// Share of its quiet tokens a second that the ordinary caller has to keep.
+    /// The share of its tokens a second without an attack that the ordinary caller has to keep.
     #[arg(long, default_value_t = 1.0 / 3.0)]
     share: f64,
     /// Seconds within which each of its answers has to begin.
@@ -63,32 +64,32 @@ pub struct Attacks {
     /// Seconds within which `/health` has to answer, at the 99th percentile.
     #[arg(long, default_value_t = 0.1)]
     health_within: f64,
-    /// MiB of memory that the server may have at its peak.
+    /// The bound of the server's peak memory in MiB.
     #[arg(long, default_value_t = 1536.0)]
     memory: f64,
-    /// Where the servers' logs go.
+    /// The file that receives the servers' logs.
     #[arg(long)]
     server_log: Option<PathBuf>,
-    /// The server's command and its arguments, after `--`, without addresses, keys and a data directory.
+    /// The server's command with its arguments, after `--`. Addresses, keys and the data directory are added.
     #[arg(last = true, required = true)]
     command: Vec<String>,
 }
 
-/// What an attack did.
+/// The measurements of an attack.
 struct Measured {
     quiet: Run,
     attacked: Run,
-    /// Seconds of each look at `/health`.
+    /// Seconds of each request of `/health`.
     health: Vec<f64>,
     heard: Heard,
-    /// How the process ended, if it did.
+    /// The exit status, if the process ended.
     ended: Option<String>,
     recovered: bool,
     peak_mib: Option<f64>,
     disk_mib: f64,
 }
 
-/// The numbers that are judged.
+/// The numbers that have bounds, and the violations.
 struct Verdict {
     tokens_per_second: f64,
     share: f64,
@@ -98,6 +99,8 @@ struct Verdict {
 }
 
 impl Attacks {
+    /// Runs the chosen attacks and returns the report.
+    ///
     /// # Errors
     /// If a server cannot be started.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
@@ -146,7 +149,10 @@ impl Attacks {
                 .violations
                 .extend(violations.map(|violation| format!("{name}: {violation}")));
         }
-        anyhow::ensure!(!table.rows.is_empty(), "no attack is called so (--only)");
+        anyhow::ensure!(
+            !table.rows.is_empty(),
+            "no attack has such a name or finding (--only)"
+        );
         report.table = Some(table);
         Ok(report)
     }
@@ -206,7 +212,7 @@ impl Attacks {
         })
     }
 
-    /// What the ordinary caller does: streamed completions, and now and then a verdict.
+    /// Runs the ordinary caller: streamed completions, and a verdict as every sixth call.
     async fn ordinary(
         &self,
         client: &Client,
@@ -251,7 +257,7 @@ impl Attacks {
             }
         };
         if let Some(ended) = &measured.ended {
-            broken(true, format!("the server ended: {ended}"));
+            broken(true, format!("the server process ended: {ended}"));
         }
         let refused = not_answered(&measured.attacked);
         broken(
@@ -264,7 +270,7 @@ impl Attacks {
         broken(
             share < self.share,
             format!(
-                "the ordinary caller keeps {:.0} % of its tokens",
+                "the ordinary caller keeps {:.0} % of its tokens a second",
                 100.0 * share
             ),
         );
@@ -277,13 +283,19 @@ impl Attacks {
             format!("/health took {:.0} ms at the 99th percentile", 1e3 * health),
         );
         if let Some(peak) = measured.peak_mib {
-            broken(peak > self.memory, format!("{peak:.0} MiB at the peak"));
+            broken(
+                peak > self.memory,
+                format!("the peak memory was {peak:.0} MiB"),
+            );
         }
         let internal = measured.heard.get("500").copied().unwrap_or(0);
-        broken(internal > 0, format!("{internal} calls ended in 500"));
+        broken(
+            internal > 0,
+            format!("{internal} calls were answered with 500"),
+        );
         broken(
             !measured.recovered && measured.ended.is_none(),
-            format!("no ordinary call was answered within {RECOVERY:?} after it"),
+            format!("no ordinary call was answered within {RECOVERY:?} after the attack"),
         );
         Verdict {
             tokens_per_second: beside,
@@ -327,19 +339,19 @@ fn row(name: &str, finding: &str, measured: &Measured, verdict: &Verdict) -> Vec
     ]
 }
 
-/// Returns an address of this machine that is not a loopback one, where it has one: the attacker and the ordinary caller come from
-/// different addresses, as they would on different machines.
+/// Returns an address of this machine that is not a loopback address, if it has one. The attacker and the ordinary caller then
+/// have different addresses, as they would on different machines.
 fn other_address() -> IpAddr {
     let outward = || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        // Nothing is sent: the address is reserved for documentation (RFC 5737).
+        // No packet is sent. The address is reserved for documentation (RFC 5737).
         socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
         Ok::<_, std::io::Error>(socket.local_addr()?.ip())
     };
     outward().unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
-/// Seconds of each look at `/health`, until it is over.
+/// Requests `/health` until `over` is set, and returns the seconds of each request.
 async fn look_at_health(url: &str, over: &AtomicBool) -> anyhow::Result<Vec<f64>> {
     let client = Client::new(url, HEALTH_AT_MOST)?;
     let mut seconds = Vec::new();
@@ -355,7 +367,7 @@ async fn look_at_health(url: &str, over: &AtomicBool) -> anyhow::Result<Vec<f64>
     Ok(seconds)
 }
 
-/// Whether an ordinary call is answered soon after the attack.
+/// Returns whether an ordinary call is answered soon after the attack.
 async fn recovers(client: &Client, context: &Context) -> bool {
     let begun = Instant::now();
     while begun.elapsed() < RECOVERY {
@@ -369,7 +381,7 @@ async fn recovers(client: &Client, context: &Context) -> bool {
     false
 }
 
-/// The keys of both callers, which only their owner may read.
+/// Writes the keys of both callers to a file that only its owner may read.
 fn write_keys(path: &Path) -> anyhow::Result<()> {
     use std::io::Write;
     let mut options = std::fs::OpenOptions::new();
@@ -382,7 +394,7 @@ fn write_keys(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes of the files below a directory.
+/// Returns the total size in bytes of the files below a directory.
 fn size_of(dir: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return 0;

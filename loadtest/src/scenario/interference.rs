@@ -1,7 +1,7 @@
-//! Serving while learning: the same moderate load alone and with the learner beside it, and the learner alone and with the load.
+//! Serving beside learning: the same moderate load with and without the learner, and the learner with and without the load.
 //!
-//! The server is started with learning on. Logged calls give the learner something to learn from; then, round by round, it is
-//! paused and let go, so that whatever else the machine does meets all parts alike.
+//! The server is started with learning on. Logged calls give the learner records to learn from. Then the learner is paused and
+//! resumed in rounds, so that other work of the machine affects all parts alike.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,16 +20,16 @@ use crate::workload::{completion, ids, logged, questions, rng};
 
 #[derive(Debug, Args)]
 pub struct Interference {
-    /// The admin listener; plain HTTP.
+    /// The URL of the operators' listener, with plain HTTP.
     #[arg(long, default_value = "http://127.0.0.1:8081")]
     admin_url: String,
-    /// Logged prompts that are sent first, for the learner to learn from.
+    /// The number of logged prompts that are sent first, for the learner.
     #[arg(long, default_value_t = 4000)]
     prompts: usize,
-    /// Share of what the server can do alone that is asked of it.
+    /// The share of the server's capacity alone that is asked of it.
     #[arg(long, default_value_t = 0.3)]
     load: f64,
-    /// Clients and requests that find out what the server can do.
+    /// The number of clients and of requests that measure the capacity.
     #[arg(long, default_value_t = 16)]
     clients: usize,
     #[arg(long, default_value_t = 128)]
@@ -43,18 +43,18 @@ pub struct Interference {
     duration: f64,
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// The number of `GET /train` that counts what the learner has done.
+    /// The counter of `GET /train` that measures the learner's progress.
     #[arg(long, default_value = "updates")]
     progress: String,
-    /// Times by which the p99 between tokens may rise.
+    /// The factor by which the p99 between tokens may rise.
     #[arg(long, default_value_t = 1.2)]
     itl_ratio: f64,
-    /// Share of its own speed that the learner must keep.
+    /// The share of its own speed that the learner must keep.
     #[arg(long, default_value_t = 0.5)]
     learner_share: f64,
 }
 
-/// What the learner did in some time.
+/// The learner's progress in a time.
 #[derive(Debug, Clone, Copy, Default)]
 struct Learnt {
     steps: f64,
@@ -73,8 +73,10 @@ impl Learnt {
 }
 
 impl Interference {
+    /// Measures the rounds and returns the report.
+    ///
     /// # Errors
-    /// If the server or its learner cannot be seen, nothing is learnt, or there is too little to learn from.
+    /// If the server or its learner cannot be reached, if nothing is learned, or if there are too few records.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         anyhow::ensure!(self.rounds > 0, "--rounds must be at least 1");
         let client = &context.server.client;
@@ -140,10 +142,10 @@ impl Interference {
             1e3 * p99[0],
             1e3 * p99[1]
         ));
-        // What cannot be compared keeps no bound either.
+        // A ratio that is not a number is a violation too.
         if ratio.is_nan() || ratio > self.itl_ratio {
             report.violations.push(format!(
-                "learning lets the p99 between tokens rise by {ratio:.2}, and {:.2} is allowed",
+                "learning multiplies the p99 between tokens by {ratio:.2}, and {:.2} is allowed",
                 self.itl_ratio
             ));
         }
@@ -163,7 +165,7 @@ impl Interference {
         }
     }
 
-    /// Does `work`, and counts what the learner did meanwhile.
+    /// Runs `work` and measures the learner's progress meanwhile.
     async fn learnt<T>(
         &self,
         admin: &Admin,
@@ -173,7 +175,7 @@ impl Interference {
         let done = work.await;
         let seconds = begun.elapsed().as_secs_f64();
         let after = admin.train().await?;
-        // A learner that has nothing to learn from is not slow.
+        // A learner without prompts stands still. Its speed would mean nothing.
         anyhow::ensure!(
             !after.is_starved()?,
             "the learner ran out of prompts: send more of them (--prompts)"
@@ -182,13 +184,13 @@ impl Interference {
         Ok((Learnt { steps, seconds }, done))
     }
 
-    /// Requests as they come, at `rate` a second.
+    /// Sends requests as a Poisson process of `rate` a second.
     async fn serve(&self, context: &Context, rate: f64, part: u64) -> Run {
         let arrivals = poisson(rate, self.duration, context.seed ^ part);
         open(&context.server.client, arrivals, self.calls(context, part)).await
     }
 
-    /// Completions that are not logged, with prompts of their own.
+    /// Returns completions that are not logged, each with another prompt.
     fn calls(&self, context: &Context, part: u64) -> Calls {
         let (seed, vocab) = (context.seed ^ part << 32, context.vocab);
         let (prompt_tokens, output_tokens) = (self.prompt_tokens, self.output_tokens);

@@ -1,7 +1,7 @@
-//! A server that is killed at random moments under logged traffic, again and again, and loses nothing.
+//! A server that is killed at random times under logged traffic, again and again, and must lose nothing.
 //!
-//! After each restart every record that was acknowledged must be there, every pointer must name one generation and be where its last
-//! event moved it, and the chain of audit events must verify.
+//! After each restart every acknowledged record must be there. Every pointer must name one generation, and must be where its last
+//! event moved it. The chain of audit events must verify.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -24,61 +24,61 @@ use crate::stats::Spread;
 use crate::summary::Report;
 use crate::workload::{logged, logged_pair, questions, rng};
 
-/// How long a server may take to be ready again.
+/// The longest time until a server is ready again.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How long answers are listened for that the server had sent before it was killed.
+/// The time in which answers arrive that the server had sent before it was killed.
 const ON_ITS_WAY: Duration = Duration::from_millis(100);
 
-/// Older records that are looked up after each restart, beside all of the last round; all of them are at the end.
+/// The number of older records that are looked up after each restart, beside all of the last round. At the end all are looked up.
 const LOOKED_UP_AGAIN: usize = 50;
 
-/// Violations that are told one by one.
+/// The number of violations that are reported one by one.
 const TOLD: usize = 10;
 
 #[derive(Debug, Args)]
 pub struct Kills {
-    /// The admin listener; plain HTTP.
+    /// The URL of the operators' listener, with plain HTTP.
     #[arg(long, default_value = "http://127.0.0.1:8081")]
     admin_url: String,
-    /// Times the server is killed.
+    /// The number of times that the server is killed.
     #[arg(long, default_value_t = 200)]
     rounds: usize,
-    /// Seconds after it is ready within which it is killed.
+    /// Seconds after the server is ready within which it is killed.
     #[arg(long, default_value_t = 2.0)]
     within: f64,
-    /// Seconds within which it has to be ready again, at the 99th percentile.
+    /// Seconds within which the server has to be ready again, at the 99th percentile.
     #[arg(long, default_value_t = 2.0)]
     ready_within: f64,
     #[arg(long, default_value_t = 8)]
     clients: usize,
-    /// Where the server's log goes.
+    /// The file that receives the server's log.
     #[arg(long)]
     server_log: Option<PathBuf>,
-    /// The server's command and its arguments, after `--`: with learning on, a data directory, and the addresses of --url and
+    /// The server's command with its arguments, after `--`: with learning on, a data directory, and the addresses of --url and
     /// --admin-url.
     #[arg(last = true, required = true)]
     command: Vec<String>,
 }
 
-/// What has been acknowledged.
+/// The records that the server acknowledged.
 #[derive(Debug, Default)]
 struct Ledger {
-    /// Since the last kill, not looked up yet.
+    /// Records since the last kill, which were not looked up yet.
     fresh: Vec<String>,
-    /// Found at least once.
+    /// Records that were found at least once.
     found: Vec<String>,
     lost: Vec<String>,
-    /// Answers without a record's name.
+    /// The number of answers that name no record.
     unlogged: usize,
     lookups: usize,
 }
 
-/// A server that is gone when this is.
+/// A server process that is killed when it is dropped.
 struct Process(Child);
 
 impl Process {
-    /// Kills it: no handler runs, nothing is flushed.
+    /// Kills the process: no handler runs, and nothing is flushed.
     fn kill(mut self) -> anyhow::Result<()> {
         self.0.kill()?;
         self.0.wait()?;
@@ -88,15 +88,17 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have gone already.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
 impl Kills {
+    /// Runs all rounds and returns the report.
+    ///
     /// # Errors
-    /// If the server cannot be started, or does not come back.
+    /// If the server cannot be started, or is not ready in time.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         let client = &context.server.client;
         let admin = Admin::new(Client::new(&self.admin_url, Duration::from_secs(60))?);
@@ -115,7 +117,7 @@ impl Kills {
             if trail.last < events {
                 let last = trail.last;
                 wrong.push(format!(
-                    "round {round}: {last} events, where there were {events}"
+                    "round {round}: {last} audit events, and {events} before"
                 ));
             }
             events = trail.last;
@@ -130,7 +132,7 @@ impl Kills {
             let traffic = self.traffic(client, context.seed, round as u64);
             tokio::time::sleep(moment).await;
             process.kill()?;
-            // What was on its way was acknowledged too.
+            // Answers that the server sent before the kill are acknowledged too.
             tokio::time::sleep(ON_ITS_WAY).await;
             ledger.take(traffic.stop());
         }
@@ -165,13 +167,13 @@ impl Kills {
                 .push("no record was acknowledged: nothing was tried".into());
         }
         if ledger.unlogged > 0 {
-            let violation = format!("{} answers name no record", ledger.unlogged);
+            let violation = format!("{} answers did not name a record", ledger.unlogged);
             report.violations.push(violation);
         }
         Ok(report)
     }
 
-    /// Starts the server and waits until it is ready; the seconds that took.
+    /// Starts the server and waits until it is ready. Returns the process and the seconds until it was ready.
     async fn start(&self, client: &Client) -> anyhow::Result<(Process, f64)> {
         let (program, arguments) = self.command.split_first().context("no command is given")?;
         let log = match &self.server_log {
@@ -200,7 +202,10 @@ impl Kills {
             if client.get("/ready").await.is_ok() {
                 return Ok((process, begun.elapsed().as_secs_f64()));
             }
-            anyhow::ensure!(begun.elapsed() < PATIENCE, "the server does not get ready");
+            anyhow::ensure!(
+                begun.elapsed() < PATIENCE,
+                "the server is not ready in time"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -218,7 +223,7 @@ impl Kills {
                         3 => logged_pair(&prompts[at]),
                         _ => logged(&prompts[at], seed.wrapping_add(at as u64)),
                     };
-                    // Whoever hears nothing has been promised nothing.
+                    // A call without an answer is not acknowledged.
                     let Ok(answer) = client.post(path, &body).await else {
                         tokio::time::sleep(Duration::from_millis(5)).await;
                         continue;
@@ -233,10 +238,10 @@ impl Kills {
     }
 }
 
-/// An answer, and the record it names.
+/// An answer, as the record that it names.
 struct Heard(Option<String>);
 
-/// Clients that are answered as long as there is a server.
+/// Clients that send one call after the other until they are stopped.
 struct Traffic {
     heard: Arc<Mutex<Vec<Heard>>>,
     tasks: JoinSet<()>,
@@ -259,7 +264,7 @@ impl Ledger {
         }
     }
 
-    /// Looks up what is new and some of what is old, or everything.
+    /// Looks up the new records and some of the older ones, or all records.
     async fn look_up(
         &mut self,
         client: &Client,
@@ -285,7 +290,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// The status that is not 200, if the record is not there.
+    /// Looks up a record. Returns the status where it is not 200.
     async fn missed(&mut self, client: &Client, id: &str) -> anyhow::Result<Option<u16>> {
         self.lookups += 1;
         let status = client.status(&format!("/records/{id}")).await?;

@@ -16,14 +16,16 @@ pub struct Mixed {
     mix: Mix,
     #[arg(long, default_value_t = 16)]
     clients: usize,
-    /// Seconds.
+    /// The duration in seconds.
     #[arg(long, default_value_t = 60.0)]
     duration: f64,
 }
 
 impl Mixed {
+    /// Runs the load and returns the report.
+    ///
     /// # Errors
-    /// If the server cannot be seen.
+    /// If the server cannot be reached.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         self.mix.check()?;
         let server = &context.server;

@@ -1,4 +1,4 @@
-//! The loads, a file each.
+//! The scenarios, one file each.
 
 pub mod attack;
 pub mod interference;
@@ -14,7 +14,7 @@ pub mod swap;
 use crate::server::Server;
 use crate::summary::Limits;
 
-/// What every scenario is told.
+/// The settings that all scenarios share.
 #[derive(Debug, Clone)]
 pub struct Context {
     pub server: Server,

@@ -1,4 +1,4 @@
-//! Several times what the server can do: queues stay bounded, what is admitted is answered, memory stays flat
+//! A load of several times the capacity. Queues must stay bounded, admitted requests must be answered, and memory must stay flat
 //! once the queue is full.
 
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use crate::workload::{completion, ids, rng};
 
 #[derive(Debug, Args)]
 pub struct Overload {
-    /// Times the capacity.
+    /// The load as a multiple of the capacity.
     #[arg(long, default_value_t = 5.0)]
     factor: f64,
-    /// Seconds of it.
+    /// The duration of the overload in seconds.
     #[arg(long, default_value_t = 60.0)]
     duration: f64,
-    /// Seconds of it that come before and are not measured: the system hands out the reserved KV cache as it is first used.
+    /// Seconds of overload before the measurement. The system hands out the reserved KV cache at its first use.
     #[arg(long, default_value_t = 15.0)]
     warm_up: f64,
-    /// Clients that measure the capacity, and how many requests each sends.
+    /// The number of clients that measure the capacity, and of requests that each of them sends.
     #[arg(long, default_value_t = 64)]
     clients: usize,
     #[arg(long, default_value_t = 4)]
@@ -34,14 +34,16 @@ pub struct Overload {
     prompt_tokens: usize,
     #[arg(long, default_value_t = 64)]
     output_tokens: usize,
-    /// MiB by which the memory's peak may be higher in the second half of the time in which the queue was full than in the first.
+    /// MiB by which the peak memory of the second half of the time with a full queue may exceed that of the first half.
     #[arg(long, default_value_t = 16.0)]
     growth: f64,
 }
 
 impl Overload {
+    /// Runs the load and returns the report.
+    ///
     /// # Errors
-    /// If the server cannot be seen.
+    /// If the server cannot be reached.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         let server = &context.server;
         let mut report = Report::default();
@@ -74,7 +76,7 @@ impl Overload {
         if run.records.iter().any(|record| record.outcome == silent) {
             report
                 .violations
-                .push("a 429 did not say when to come back".into());
+                .push("an answer with 429 has no Retry-After".into());
         }
         let peak = |of: fn(&Sample) -> f64| report.samples.iter().map(of).fold(0.0, f64::max);
         let note = format!(
@@ -93,7 +95,7 @@ impl Overload {
         Ok(report)
     }
 
-    /// What waits takes memory, up to the queue's bound; beyond that nothing may.
+    /// Checks the memory with a full queue. Waiting requests take memory up to the queue's bound; it may not grow further.
     fn judge_memory(&self, report: &mut Report, resting: f64) {
         let waited = report.samples.iter().map(|sample| sample.waiting);
         let waited = waited.fold(1.0, f64::max);
@@ -108,7 +110,7 @@ impl Overload {
             1024.0 * (first - resting).max(0.0) / waited,
         ));
         if rss.len() < 10 {
-            let violation = "the queue was full for too short a time to say whether memory grows: make it longer (--duration)";
+            let violation = "the queue was full for too short a time to measure the growth of memory: raise --duration";
             report.violations.push(violation.into());
         } else if second > first + self.growth {
             let violation = format!("memory grew by {:.1} MiB with a full queue", second - first);
@@ -126,7 +128,7 @@ impl Overload {
     }
 }
 
-/// Arrivals of a Poisson process of `rate` a second over `seconds`.
+/// Returns the arrival times of a Poisson process of `rate` a second over `seconds`.
 pub fn poisson(rate: f64, seconds: f64, seed: u64) -> Vec<Duration> {
     let mut rng = rng(seed, u64::MAX);
     let mut at = 0.0;
@@ -148,7 +150,7 @@ mod tests {
     #[test]
     fn arrivals_have_their_rate() {
         let arrivals = poisson(50.0, 40.0, 7);
-        // 2000 expected, standard deviation 45.
+        // The mean is 2000, and the standard deviation is 45.
         assert!((1800..2200).contains(&arrivals.len()), "{}", arrivals.len());
         assert!(arrivals.is_sorted());
         assert!(poisson(1e-9, 1.0, 7).is_empty());

@@ -1,4 +1,4 @@
-//! A recorded trace, open loop: requests come when they came, whatever the server is doing.
+//! A recorded trace in an open loop: requests are sent at their recorded times, without waiting for answers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,22 +14,22 @@ use crate::workload::{Texts, completion};
 
 #[derive(Debug, Args)]
 pub struct Replay {
-    /// A `.csv` (arrival_s,prompt_tokens,output_tokens) or `.jsonl` file, gzipped or not.
+    /// The trace: a `.csv` file (arrival_s,prompt_tokens,output_tokens) or a `.jsonl` file, gzipped or not.
     #[arg(long)]
     trace: PathBuf,
-    /// Requests of it, from the first.
+    /// The number of requests, counted from the first one.
     #[arg(long, default_value_t = 200)]
     take: usize,
-    /// The longest sequence lengths are scaled to; by default the model's context.
+    /// The longest sequence that lengths are scaled to. The default is the model's context.
     #[arg(long)]
     max_context: Option<usize>,
-    /// Requests a second; by default a share of what the server can do.
+    /// Requests a second. The default is a share of the server's capacity.
     #[arg(long)]
     rate: Option<f64>,
-    /// That share.
+    /// The share of the server's capacity, where --rate is not given.
     #[arg(long, default_value_t = 0.7)]
     load: f64,
-    /// Clients and requests that find out what the server can do.
+    /// The number of clients and of requests that measure the capacity.
     #[arg(long, default_value_t = 16)]
     clients: usize,
     #[arg(long, default_value_t = 64)]
@@ -37,8 +37,10 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// Replays the trace and returns the report.
+    ///
     /// # Errors
-    /// If the trace cannot be read, or the server cannot be seen.
+    /// If the trace cannot be read, or the server cannot be reached.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         let server = &context.server;
         let max_context = match self.max_context {
@@ -52,7 +54,7 @@ impl Replay {
             Some(rate) => rate,
             None => {
                 let until = Until::Requests(self.calibrate.min(trace.entries.len()));
-                // Other prompts than the replay's, so that none of them is in the cache.
+                // These prompts differ from those of the replay, so that the cache holds none of them.
                 let calls = calls(&trace, !context.seed, context.vocab);
                 let run = closed(&server.client, self.clients, until, calls).await;
                 let row = Summary::by_kind("capacity", &run, context.limits).swap_remove(0);

@@ -1,7 +1,7 @@
-//! Slow readers and clients that go away, beside ordinary ones.
+//! Slow readers and clients that leave, beside ordinary clients.
 //!
-//! Ordinary clients are measured alone and then with the others around them. Once all have gone, nothing may run and no block of
-//! the cache may be held.
+//! The ordinary clients are measured alone, and then among the others. At the end, when all clients have left, no request may run
+//! and no block of the KV cache may be held.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use crate::workload::{Mix, Texts, completion, ids, rng};
 
 #[derive(Debug, Args)]
 pub struct Slow {
-    /// Ordinary clients.
+    /// The number of ordinary clients.
     #[arg(long, default_value_t = 8)]
     ordinary: usize,
-    /// Clients that read one event a pause.
+    /// The number of clients that pause after each event.
     #[arg(long, default_value_t = 16)]
     slow: usize,
-    /// Clients that go away in the middle, of streams and of verdicts.
+    /// The number of clients that leave in the middle of a stream or a verdict.
     #[arg(long, default_value_t = 16)]
     leaving: usize,
     /// Milliseconds of a slow reader's pause.
@@ -42,12 +42,14 @@ pub struct Slow {
     mix: Mix,
 }
 
-/// Log-probabilities a token that slow readers ask for: they make its event so large that the kernel's buffers fill.
+/// The number of log-probabilities for each token that slow readers ask for. Large events fill the kernel's buffers.
 const BULK: usize = 20;
 
 impl Slow {
+    /// Runs both parts and returns the report.
+    ///
     /// # Errors
-    /// If the server cannot be seen.
+    /// If the server cannot be reached.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         self.mix.check()?;
         let server = &context.server;
@@ -85,7 +87,7 @@ impl Slow {
         Ok(Until::Elapsed(Duration::try_from_secs_f64(self.duration)?))
     }
 
-    /// A streamed completion with a prompt of its own.
+    /// Returns streamed completions, each with another prompt.
     fn completions(&self, context: &Context, part: u64) -> impl Fn(usize) -> Call + use<> {
         let (seed, vocab) = (context.seed ^ part << 32, context.vocab);
         let (prompt_tokens, output_tokens) = (self.prompt_tokens, self.output_tokens);

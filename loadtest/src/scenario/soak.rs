@@ -1,4 +1,4 @@
-//! A long mixed load with clients that go away and slow readers: memory stays flat, nothing is left behind.
+//! A long mixed load with slow readers and clients that leave. Memory must stay flat, and at the end the server must be idle.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +17,19 @@ pub struct Soak {
     mix: Mix,
     #[arg(long, default_value_t = 16)]
     clients: usize,
-    /// Seconds.
+    /// The duration in seconds.
     #[arg(long, default_value_t = 600.0)]
     duration: f64,
-    /// MiB that the mean of the last quarter may lie above that of the second.
+    /// MiB by which the mean memory of the last quarter may exceed that of the second.
     #[arg(long, default_value_t = 16.0)]
     growth: f64,
 }
 
 impl Soak {
+    /// Runs the load and returns the report.
+    ///
     /// # Errors
-    /// If the server cannot be seen.
+    /// If the server cannot be reached.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         self.mix.check()?;
         let server = &context.server;
@@ -63,7 +65,7 @@ impl Soak {
     }
 }
 
-/// Mean memory of each quarter of the samples.
+/// Returns the mean memory of each quarter of the samples.
 fn quarters(samples: &[Sample]) -> Option<[f64; 4]> {
     let rss: Vec<f64> = samples.iter().filter_map(|sample| sample.rss_mib).collect();
     let size = rss.len() / 4;

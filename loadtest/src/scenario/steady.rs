@@ -1,4 +1,4 @@
-//! Steady concurrency: N clients, each with one request at a time.
+//! A steady number of clients, each with one request at a time.
 
 use std::sync::Arc;
 
@@ -11,21 +11,23 @@ use crate::workload::{completion, ids, rng};
 
 #[derive(Debug, Args)]
 pub struct Steady {
-    /// Clients at a time, level by level.
+    /// The numbers of clients, one level after the other.
     #[arg(long, value_delimiter = ',', default_value = "1,4,8,16,64")]
     concurrency: Vec<usize>,
     #[arg(long, default_value_t = 128)]
     prompt_tokens: usize,
     #[arg(long, default_value_t = 64)]
     output_tokens: usize,
-    /// Requests of each client.
+    /// The number of requests of each client.
     #[arg(long, default_value_t = 4)]
     rounds: usize,
 }
 
 impl Steady {
+    /// Runs all levels and returns the report.
+    ///
     /// # Errors
-    /// If the server cannot be seen.
+    /// If the server cannot be reached.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         let Context {
             server,
@@ -44,7 +46,7 @@ impl Steady {
                 let prompt = ids(&mut rng(seed, (from + number) as u64), prompt_tokens, vocab);
                 completion("completion", &prompt, output_tokens)
             };
-            // A lone client's few requests would say little.
+            // The few requests of one client would give poor percentiles.
             let count = (clients * self.rounds).max(8);
             let run = closed(
                 &server.client,

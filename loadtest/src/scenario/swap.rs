@@ -1,7 +1,9 @@
-//! Weights that are swapped again and again under load: nothing fails, no answer is of two versions, nobody waits (`stalls`).
+//! Weights that are swapped again and again under load. No request may fail, no answer may mix two versions, and no stream may
+//! stall (`stalls`).
 //!
-//! On a processor an answer depends on its prompt, its seed and its weights alone, not on what else runs. So what each version answers
-//! to each prompt is asked once, and under load every answer must be, token by token, that of the version it names.
+//! On a processor an answer depends only on its prompt, its seed and its weights, not on other requests. So the answer of each
+//! version to each prompt is recorded first. Under load every answer must equal, token by token, that of the version that it
+//! names.
 
 mod stalls;
 
@@ -24,21 +26,21 @@ use crate::workload::questions;
 
 #[derive(Debug, Args)]
 pub struct Swap {
-    /// The admin listener; plain HTTP.
+    /// The URL of the operators' listener, with plain HTTP.
     #[arg(long, default_value = "http://127.0.0.1:8081")]
     admin_url: String,
-    /// Clients that read streams, one answer after the other.
+    /// The number of clients that read streams, one answer after the other.
     #[arg(long, default_value_t = 8)]
     clients: usize,
-    /// Different prompts.
+    /// The number of different prompts.
     #[arg(long, default_value_t = 32)]
     prompts: usize,
     #[arg(long, default_value_t = 64)]
     output_tokens: usize,
-    /// Seconds, first with an operator who reads and then with one who swaps.
+    /// Seconds of each of two parts: first with an operator who reads, then with an operator who swaps.
     #[arg(long, default_value_t = 20.0)]
     duration: f64,
-    /// Seconds between one call of the operator's and the next.
+    /// Seconds between two calls of the operator.
     #[arg(long, default_value_t = 0.02)]
     every: f64,
 }
@@ -49,16 +51,18 @@ type Expected = HashMap<(String, usize), Vec<u64>>;
 /// An answer under load.
 struct Heard {
     prompt: usize,
-    /// As every event names it; the first that is another is the second.
+    /// The versions that its events name, without repetition. A second one is a fault.
     versions: Vec<String>,
     tokens: Vec<u64>,
-    /// When its tokens came.
+    /// The arrival times of its tokens.
     moments: Vec<Instant>,
 }
 
 impl Swap {
+    /// Runs both parts and returns the report.
+    ///
     /// # Errors
-    /// If the server has no generation that ever served, or cannot be seen.
+    /// If the server cannot be reached, or has no generation that ever served.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         let client = &context.server.client;
         let admin = Admin::new(Client::new(&self.admin_url, Duration::from_secs(60))?);
@@ -74,7 +78,7 @@ impl Swap {
                 let heard = hear(client, number, prompt, self.output_tokens).await?;
                 anyhow::ensure!(
                     heard.versions == [version],
-                    "{version} serves, and an answer is of {:?}",
+                    "{version} serves, and an answer names {:?}",
                     heard.versions
                 );
                 expected.insert((version.to_owned(), number), heard.tokens);
@@ -106,7 +110,7 @@ impl Swap {
         if told_apart == 0 {
             report
                 .violations
-                .push("both versions answer alike: nothing was tried".into());
+                .push("both versions answer alike: nothing was tested".into());
         }
         let failures = usual.failures.iter().chain(&swapped.failures);
         report.violations.extend(failures.cloned());
@@ -115,7 +119,7 @@ impl Swap {
         Ok(report)
     }
 
-    /// Streams are read while an operator calls again and again.
+    /// Runs clients that read streams while the operator calls again and again.
     async fn under_load(&self, load: &mut Load<'_>, calls: Calls) -> anyhow::Result<Phase> {
         let server = &load.context.server;
         let over = Arc::new(AtomicBool::new(false));
@@ -183,21 +187,21 @@ impl Swap {
     }
 }
 
-/// What an operator does under load.
+/// The calls of the operator under load.
 #[derive(Debug, Clone, Copy)]
 enum Calls {
     Read,
     Swap,
 }
 
-/// What both loads share.
+/// The parameters of both parts.
 struct Load<'a> {
     context: &'a Context,
     admin: &'a Admin,
     prompts: &'a Arc<Vec<String>>,
-    /// What is swapped with `base`.
+    /// The version that is swapped with `base`.
     other: &'a str,
-    /// What serves.
+    /// The version that serves now.
     at: String,
 }
 
@@ -209,7 +213,7 @@ async fn move_to(admin: &Admin, at: &mut String, to: &str) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Asks for an answer of a fixed length, drawn with a seed of its prompt's own, and reads its stream.
+/// Asks for an answer of a fixed length, with the prompt's own seed, and reads its stream.
 async fn hear(
     client: &Client,
     number: usize,
@@ -248,7 +252,7 @@ async fn hear(
     Ok(heard)
 }
 
-/// Every answer is of one version, and what that version answers.
+/// Checks that every answer names one version and has the tokens of that version.
 fn check_versions(report: &mut Report, usual: &[Heard], swapped: &[Heard], expected: &Expected) {
     let mixed = usual
         .iter()
@@ -259,7 +263,9 @@ fn check_versions(report: &mut Report, usual: &[Heard], swapped: &[Heard], expec
         });
     let mixed = mixed.count();
     if mixed > 0 {
-        let violation = format!("{mixed} answers are not those of the one version that they name");
+        let violation = format!(
+            "{mixed} answers name two versions, or differ from the answer of their version"
+        );
         report.violations.push(violation);
     }
     let mut versions: HashMap<&str, usize> = HashMap::new();
@@ -268,7 +274,7 @@ fn check_versions(report: &mut Report, usual: &[Heard], swapped: &[Heard], expec
     }
     if versions.len() < 2 {
         report.violations.push(format!(
-            "all answers are of {versions:?}: nothing was tried"
+            "all answers are of {versions:?}: nothing was tested"
         ));
     }
 }

@@ -1,10 +1,10 @@
-//! What swapped weights cost a stream: the time between two tokens around a swap, beside what it is otherwise. A swap may cost one
-//! decode step.
+//! Stalls of streams by swapped weights: the time between two tokens around a swap, against the time otherwise. A swap may cost
+//! one decode step.
 //!
-//! As the clients see it, a gap is longer while any call of an operator's arrives, because that takes its share of the cores that
-//! deliver tokens. So a swap's call is held against a call that only reads; and what comes after it, while answers that had begun go
-//! on under the weights that served before and a step computes two versions, against gaps that met no call at all. The server's own
-//! clock, which delivery does not touch, tells how many streams the swap itself held up.
+//! At the clients, a gap is longer while any call of an operator arrives, because the call takes a share of the cores that
+//! deliver tokens. So gaps during a swap's call are compared with gaps during a call that only reads. After a swap, answers that
+//! had begun go on under the old weights, and a step computes two versions. Gaps in that time are compared with gaps that met no
+//! call at all. The server's own clock does not depend on delivery. It measures how many streams the swap itself held up.
 
 use std::time::Instant;
 
@@ -13,29 +13,29 @@ use crate::server::Histogram;
 use crate::stats::Spread;
 use crate::summary::{OwnTable, Report};
 
-/// The server's own histogram of gaps.
+/// The server's histogram of the time between tokens.
 pub const GAPS: &str = "inter_token_latency_seconds";
 
-/// Of the streams that are open when weights are swapped, the share that may be held up for longer than a step.
+/// The share of the streams open at a swap that may be held up for longer than a step.
 const HELD_UP: f64 = 0.01;
 
-/// From when to when.
+/// The begin and the end of a time span.
 type Span = (Instant, Instant);
 
-/// A call of the operator's.
+/// A call of the operator.
 pub struct Call {
     pub span: Span,
-    /// The version that serves since, of a swap.
+    /// The version that a swap made serve.
     pub to: String,
 }
 
-/// What came of a load.
+/// The results of one part of the load.
 #[derive(Default)]
 pub struct Phase {
     pub calls: Vec<Call>,
     pub heard: Vec<Heard>,
     pub failures: Vec<String>,
-    /// Between two tokens, on the server's clock.
+    /// The times between two tokens, by the server's clock.
     pub gaps: Histogram,
 }
 
@@ -44,7 +44,7 @@ impl Phase {
         self.calls.iter().map(|call| call.span).collect()
     }
 
-    /// For every call, from its end until the last answer of another version that had begun by then.
+    /// Returns, for every call, the span from its end to the end of the last answer of another version that had begun by then.
     fn aftermaths(&self) -> Vec<Span> {
         let aftermath = |call: &Call| {
             let done = call.span.1;
@@ -58,7 +58,8 @@ impl Phase {
         self.calls.iter().filter_map(aftermath).collect()
     }
 
-    /// The gaps in seconds that met one of the first spans, of the others one of the second spans, and none at all.
+    /// Returns the gaps in seconds in three groups: those that met one of the first spans, of the others those that met one of
+    /// the second spans, and the rest.
     fn gaps_by(&self, first: &[Span], second: &[Span]) -> [Vec<f64>; 3] {
         let mut gaps: [Vec<f64>; 3] = Default::default();
         for pair in self.heard.iter().flat_map(|one| one.moments.windows(2)) {
@@ -74,7 +75,7 @@ impl Phase {
     }
 }
 
-/// Puts a table into the report, and a violation where a swap costs more than a decode step.
+/// Adds a table to the report, and a violation where a swap costs more than a decode step.
 pub fn check(report: &mut Report, clients: usize, usual: &Phase, swapped: &Phase) {
     let [reading, _, nothing] = usual.gaps_by(&usual.calls(), &[]);
     let [swapping, after, _] = swapped.gaps_by(&swapped.calls(), &swapped.aftermaths());
@@ -101,7 +102,7 @@ pub fn check(report: &mut Report, clients: usize, usual: &Phase, swapped: &Phase
     let spreads = rows.map(|(_, gaps)| Spread::of(gaps.clone()));
     let [Some(swapping), Some(reading), Some(after), Some(nothing)] = spreads else {
         let missing = rows.into_iter().filter(|(_, gaps)| gaps.is_empty());
-        let violation = |(met, _): (&str, _)| format!("no token met {met}: nothing was tried");
+        let violation = |(met, _): (&str, _)| format!("no token met {met}: nothing was tested");
         report.violations.extend(missing.map(violation));
         return;
     };
@@ -122,14 +123,14 @@ pub fn check(report: &mut Report, clients: usize, usual: &Phase, swapped: &Phase
     held_up(report, clients, step, usual, swapped);
 }
 
-/// Counts the streams that swaps held up for longer than a step, on the server's clock.
+/// Counts the streams that swaps held up for longer than a step, by the server's clock.
 fn held_up(report: &mut Report, clients: usize, step: f64, usual: &Phase, swapped: &Phase) {
     let counted = usual.gaps.count() > 0.0 && swapped.gaps.count() > 0.0;
     let boundary = swapped.gaps.boundary(2.0 * step);
     let Some(long) = boundary.filter(|_| counted) else {
         report
             .violations
-            .push("the server counts no gaps: nothing was tried".into());
+            .push("the server counts no gaps: nothing was tested".into());
         return;
     };
     let streams = (swapped.calls.len() * clients) as f64;
@@ -174,7 +175,8 @@ mod tests {
     use super::*;
     use crate::server::Metrics;
 
-    /// Streams of the version `old`, a call from 31 to 32 ms, and on the server's clock 1000 gaps of which some take more than 20 ms.
+    /// Returns streams of the version `old`, a call from 31 to 32 ms, and by the server's clock 1000 gaps, of which `long` exceed
+    /// 20 ms.
     fn phase(zero: Instant, streams: &[&[u64]], long: u32) -> Phase {
         let at = |ms: u64| zero + Duration::from_millis(ms);
         let heard = streams.iter().map(|moments| Heard {
