@@ -1,11 +1,11 @@
-//! The binary `pocket`.
+//! The entry point of the binary `pocket`.
 
 use std::process::ExitCode;
 
 use pocket::cli::{Cli, run};
 use selfjudge::cli::{fail, parse_command_line};
 
-/// Activations are allocated and freed at every op.
+/// An allocator that is fast for activations, which are allocated and freed at every op.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,13 +1,13 @@
-//! The papers' claims on the pocket model, measured by its checker: one command, one report.
+//! Tests of the papers' claims on the pocket model. One command makes one report, measured by the model's checker.
 //!
-//! Every variant runs a whole program of its own: traffic arrives through `POST /generate`, is logged, judged by the model itself and
-//! learned from. The checker reads the served answers and is not used by the trainer. Compared variants differ in one setting.
+//! Every variant runs a complete server: traffic arrives through `POST /generate`, is logged, judged by the model itself and
+//! learned from. The checker grades the served answers. The trainer does not use it. Compared variants differ in one setting.
 //!
 //! | file | contents |
 //! |---|---|
 //! | `variant` | the variants and their differences |
 //! | `run` | one variant under one seed: replay, learn, measure |
-//! | `offline` | DPO on given pairs, without a program around it |
+//! | `offline` | DPO on given pairs, without a server |
 //! | `measure` | accuracy, style and best of N of served weights on held-out instructions |
 //! | `report`, `draw` | claims, numbers, intervals over seeds, plots |
 
@@ -32,7 +32,7 @@ use selfjudge::{app::AppError, call::CallError, eval::EvalError, learn::LearnErr
 use traffic_log::LogError;
 use train::TrainError;
 
-/// An error of a run of the claims.
+/// An error in a run of the claims.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimsError {
     #[error(transparent)]
@@ -52,7 +52,7 @@ pub enum ClaimsError {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// The program answered a call with an error.
+    /// The server answered a call with an error.
     #[error("{call} was answered with {status}: {body}")]
     Refused {
         call: &'static str,

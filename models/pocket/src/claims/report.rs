@@ -28,11 +28,11 @@ pub struct Claim {
     pub evidence: String,
 }
 
-/// A number over seeds.
+/// A number over several seeds: its mean and its interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct OverSeeds {
     pub mean: f64,
-    /// Half the width of the 95 % interval of the mean (Student's t); 0 for a single seed, which has no interval.
+    /// Half the width of the 95 % interval of the mean (Student's t). It is 0 for one seed, which has no interval.
     pub half: f64,
     pub seeds: usize,
 }
@@ -299,7 +299,7 @@ impl Report {
         }
     }
 
-    /// Returns a table for readers.
+    /// Returns the report as a table.
     pub fn table(&self) -> String {
         let mut table = String::from(
             "| variant | seed | generation | outcome | correct | brief | polite | tokens | pairs | right of decidable | s |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
@@ -338,7 +338,7 @@ impl Report {
     /// Writes `claims.json`, `claims.md` and the plots.
     ///
     /// # Errors
-    /// Errors from the file system and the plotting library.
+    /// Returns errors of the file system and of the plotting library.
     pub fn write(&self, dir: &Path) -> Result<(), ClaimsError> {
         let json = serde_json::to_string_pretty(self)
             .map_err(|error| ClaimsError::Failed(error.to_string()))?;

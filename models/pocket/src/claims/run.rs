@@ -1,4 +1,4 @@
-//! One variant under one seed: traffic is replayed and learned from, and the served versions are measured.
+//! A run of one variant under one seed: traffic is replayed and learned from, and the served versions are measured.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -55,12 +55,12 @@ pub struct RunResult {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GenerationResult {
     pub name: String,
-    /// The outcome of its stage; none for the initial model.
+    /// The outcome of its stage. None for the initial model.
     pub outcome: Option<StageOutcome>,
     pub measured: Measured,
 }
 
-/// Pairs compared with the checker's grades.
+/// A comparison of pairs with the checker's grades.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct PairTruth {
     pub pairs: usize,
@@ -155,12 +155,12 @@ async fn start(
         learn: Some(LearnOptions {
             config,
             threads: options.threads,
-            // Only the learner waits for answers here.
+            // Only the learner waits for answers in this run.
             min_share: 1.0,
             canary_share: 0.0,
             on_death: OnDeath::Restart,
         }),
-        // The claims themselves measure the pocket model's judge.
+        // The claims measure the pocket model's judge.
         self_test: false,
         memory_check: true,
     });
@@ -276,7 +276,7 @@ async fn replay(
     stages: usize,
     seed: u64,
 ) -> Result<HashMap<String, Task>, ClaimsError> {
-    // The records' ids decide which are held out, so a tenth more is sent to have enough on both sides.
+    // The ids of the records decide which are held out, so the number of calls is a tenth higher. Both sides then have enough.
     let train = (settings.stage.prompts * stages) as f64 / (1.0 - settings.stage.held_out);
     let gates = settings.gates.prompts as f64 / settings.stage.held_out;
     let calls = (1.1 * train.max(gates)) as u64 + 50;
@@ -301,7 +301,7 @@ async fn replay(
         .collect())
 }
 
-/// Changes the weight of a principle in the table through the operators' route; `correct` has weight 1.
+/// Changes the weight of a principle in the table through the operators' route. `correct` has weight 1.
 async fn raise(
     router: &Router,
     table: &PrincipleTable,

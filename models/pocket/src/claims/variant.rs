@@ -1,4 +1,4 @@
-//! The variants that are compared.
+//! The variants that the claims compare.
 
 use std::str::FromStr;
 
@@ -30,9 +30,9 @@ pub enum Variant {
     Polite,
     /// One stage of pairs sampled under opposed principles.
     Contrast,
-    /// The same with a generator trained for it.
+    /// The same as `Contrast`, with a generator trained for it.
     ContrastGenerator,
-    /// One stage of judged pairs, as the baseline of the two.
+    /// One stage of judged pairs, the baseline of `Contrast` and `ContrastGenerator`.
     Plain,
 }
 
@@ -98,10 +98,10 @@ impl Variant {
         stage.prompts = options.stage_prompts * self.stage_units() / self.stages();
         stage.batch = 32;
         stage.order = StageOrder::EasyFirst;
-        // From easy to hard over all prompts, whether in one stage or in several.
+        // Prompts go from easy to hard over all stages of a variant.
         stage.pool = self.stages() as f64;
         stage.seed = seed;
-        // One caller replays everything.
+        // One caller replays all prompts.
         stage.principal_share = 1.0;
         stage.held_out = 0.1;
         stage.checkpoint_every = 1000;
@@ -110,10 +110,10 @@ impl Variant {
         config.dpo.seed = seed;
         config.dpo.schedule.learning_rate = options.learning_rate;
         config.gates.prompts = 64;
-        // Too few duels for a decision: the measured accuracy of each generation counts, whatever the gates decide.
+        // The duels are too few for a decision. The measured accuracy of each generation counts, whatever the gates decide.
         config.gates.pass_undecided = true;
         if self != Self::Stages {
-            // The result of training on the pairs is compared, so the gates let everything pass.
+            // The accuracy after training on the pairs is compared, so the gates pass every generation.
             config.gates.win_rate.p0 = 1e-6;
             config.gates.win_rate.p1 = 2e-6;
             config.gates.min_length_controlled = 0.0;
@@ -138,7 +138,7 @@ impl Variant {
             }
             Self::Contrast | Self::ContrastGenerator => {
                 config.contrast.share = 1.0;
-                // The paper uses no judge here.
+                // The paper uses no judge in this variant.
                 config.contrast.confirmed = false;
                 config.contrast.generator = self == Self::ContrastGenerator;
                 config.contrast.principles = vec![OpposedPrinciples {

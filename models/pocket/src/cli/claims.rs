@@ -10,22 +10,23 @@ use selfjudge::cli::runtime;
 
 #[derive(Debug, Args)]
 pub struct ClaimsArgs {
-    /// The directory for reports, plots and temporary data. Variants whose results are there are not run again.
+    /// The directory for reports, plots and temporary data. Variants with results in it are not run again.
     #[arg(long)]
     out: PathBuf,
-    /// Seeds. Traffic, answers and adapters are drawn anew for each.
+    /// The seeds. Each has its own traffic, answers and adapters.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3])]
     seeds: Vec<u64>,
-    /// Only these variants: stages, at-once, off-policy, offline, brief, polite, contrast, contrast-generator, plain.
+    /// The variants to run: stages, at-once, off-policy, offline, brief, polite, contrast, contrast-generator, plain. The default
+    /// is all.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Variant>,
-    /// Training instructions per stage.
+    /// The number of training instructions in a stage.
     #[arg(long, default_value_t = 384)]
     stage_prompts: usize,
-    /// Held-out instructions for measurements.
+    /// The number of held-out instructions of a measurement.
     #[arg(long, default_value_t = 400)]
     instructions: usize,
-    /// Samples per instruction; at least the largest N of best of N are drawn.
+    /// Samples per instruction. At least the largest N of best of N are drawn.
     #[arg(long, default_value_t = 16)]
     samples: usize,
     /// The largest N of best of N, a power of two.

@@ -1,4 +1,4 @@
-//! `pocket evaluate`: a model against its world.
+//! The command `pocket evaluate`, which measures a model on the pocket world.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use selfjudge::cli::{Output, keeping, positive};
 
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
-    /// A model directory or hub id; by default the pocket model that is part of the program.
+    /// A model directory or hub id. The default is the pocket model that is part of the program.
     #[arg(long)]
     model: Option<String>,
     /// A PEFT adapter directory to apply to the model.
@@ -55,7 +55,7 @@ pub fn evaluate(args: &EvaluateArgs, device: Device) -> anyhow::Result<String> {
     };
     let mut report = measure(&mut loaded.subject, &options)?;
     if args.adapter.is_some() && !args.strict {
-        // The bounds are those of the shipped model, which deliberately leaves room for learning.
+        // The bounds are those of the shipped model, which leaves room for learning on purpose.
         report.thresholds.clear();
     }
     keeping(report.table(), || {

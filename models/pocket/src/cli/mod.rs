@@ -71,7 +71,7 @@ enum Command {
 /// Runs a command and prints its result.
 ///
 /// # Errors
-/// The command's.
+/// Returns the error of the command.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let started = cli.global.start()?;
     let global = &cli.global;
@@ -123,7 +123,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 
 /// Loads a model to be measured.
 fn load(model: Option<&str>, adapter: Option<&PathBuf>, device: Device) -> anyhow::Result<Loaded> {
-    /// No right answer of the world is longer.
+    /// The bound of an answer in tokens. No right answer of the world is longer.
     const MAX_NEW_TOKENS: usize = 64;
     Loaded::open(model, adapter, None, MAX_NEW_TOKENS, device)
 }

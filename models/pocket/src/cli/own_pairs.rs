@@ -1,4 +1,4 @@
-//! `pocket own-pairs`: judge data from a model's own samples.
+//! The command `pocket own-pairs`, which writes judge data from a model's own samples.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -18,7 +18,7 @@ use selfjudge::{
 
 #[derive(Debug, Args)]
 pub struct OwnPairsArgs {
-    /// A model directory or hub id; by default the pocket model that is part of the program.
+    /// A model directory or hub id. The default is the pocket model that is part of the program.
     #[arg(long)]
     model: Option<String>,
     /// The file to write (jsonl).
@@ -27,7 +27,7 @@ pub struct OwnPairsArgs {
     /// Seed of the random draws.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Instructions to sample.
+    /// The number of instructions to sample.
     #[arg(long, default_value_t = 10_000, value_parser = positive)]
     instructions: usize,
     /// Kinds of instructions, separated by commas; all by default.
@@ -36,7 +36,7 @@ pub struct OwnPairsArgs {
     /// Samples per instruction.
     #[arg(long, default_value_t = 8, value_parser = several)]
     samples: usize,
-    /// Share of the pairs that the judge already gets right to keep; those that it gets wrong are all kept.
+    /// The share that is kept of the pairs that the judge already gets right. Pairs that it gets wrong are all kept.
     #[arg(long, default_value_t = 1.0, value_parser = fraction)]
     easy: f64,
 }

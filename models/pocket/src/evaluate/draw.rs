@@ -11,7 +11,7 @@ const SIZE: (u32, u32) = (760, 480);
 /// Returns an SVG of accuracy over N on a logarithmic axis, with an interval for every N of each curve.
 ///
 /// # Errors
-/// Fails if the plotting library fails.
+/// Returns the error of the plotting library.
 pub fn best_of_plot(rows: &[BestOf]) -> Result<String, EvalError> {
     draw(rows).map_err(|error| EvalError::Plot(error.to_string()))
 }

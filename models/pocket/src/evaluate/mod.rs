@@ -1,7 +1,7 @@
 //! Evaluation of the default model on the pocket world: its accuracy, its reliability as its own judge, and the gain from judging.
 //!
-//! Everything is measured on held-out instructions, with several sampling seeds, and graded by the pocket world's checker.
-//! Intervals are bootstrapped over instructions.
+//! All measurements use held-out instructions and several sampling seeds, and are graded by the pocket world's checker. Intervals
+//! are bootstrapped over instructions.
 
 mod draw;
 mod own_pairs;

@@ -1,7 +1,7 @@
 //! Judge data from the policy's own samples: pairs with exactly one right answer, labelled by the pocket world's checker.
 //!
-//! A judge that was trained on programmatic mistakes meets different ones in its own samples, and a tournament selects those that it
-//! misjudges. The instructions are training instructions.
+//! The mistakes in a judge's own samples differ from the programmatic mistakes of its training, and a tournament selects samples
+//! that it misjudges. The instructions are training instructions.
 
 use std::collections::HashSet;
 
@@ -21,7 +21,7 @@ pub struct OwnPairsOptions {
     pub kinds: Vec<Kind>,
     /// Samples per instruction; adjacent samples are paired.
     pub samples: usize,
-    /// Share of the pairs that the judge already gets right to keep; those that it gets wrong are all kept.
+    /// The share that is kept of the pairs that the judge already gets right. Pairs that it gets wrong are all kept.
     pub easy: f64,
 }
 
@@ -31,7 +31,7 @@ const CHUNK: usize = 256;
 /// Draws the pairs and passes them to `write`, in an order determined by the options. Returns their number.
 ///
 /// # Errors
-/// Errors from the subject and from `write`.
+/// Returns errors of the subject and of `write`.
 pub fn own_pairs<S: Subject>(
     subject: &mut S,
     options: &OwnPairsOptions,

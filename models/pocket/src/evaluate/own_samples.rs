@@ -1,4 +1,4 @@
-//! The policy's own samples: their accuracy, and how well the judge finds the right ones.
+//! Measurements on the policy's own samples: their accuracy, and the judge's choice among them.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Principles: whether the judge agrees with the program under each, and whether the policy follows them.
+//! Measurements of the principles: the judge's agreement with the program under each, and the policy's compliance with them.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use selfjudge::{
 };
 use text::{Message, Role};
 
-/// How often the judge's preference agrees with the program's.
+/// The rate at which the judge's preference agrees with the program's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PrincipleReport {
     /// The principle, or the set of combinations.
@@ -27,7 +27,7 @@ pub struct PrincipleReport {
     pub parts: Vec<(String, Estimate)>,
 }
 
-/// How often the policy follows a sentence of its system message, compared with how often it does so without it.
+/// The rate at which the policy follows a sentence of its system message, and the rate without that sentence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Following {
     pub sentence: String,

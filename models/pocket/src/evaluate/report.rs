@@ -48,7 +48,7 @@ impl Threshold {
 /// Evaluates a subject on the pocket world.
 ///
 /// # Errors
-/// Fails if the options select nothing, or if the subject fails.
+/// Returns an error if the options select nothing, or if the subject fails.
 pub fn measure<S: Subject>(
     subject: &mut S,
     options: &PocketOptions,
@@ -329,8 +329,8 @@ mod tests {
         let report = measure(&mut fake, &options).unwrap();
         assert!((report.own.judge.unwrap().mean - 0.5).abs() < 0.1);
         for row in &report.own.best_of {
-            // A verdict is the same whenever the same two texts meet. One that beats a copy of the right answer beats the next
-            // copy too, so a blind judge of many samples does worse than chance; it must never do better.
+            // A verdict is the same whenever the same two texts meet. A sample that beats one copy of the right answer beats
+            // every copy. So a blind judge of many samples does worse than chance; it must never do better.
             assert!(row.gain.mean < 0.06, "best of {}: {row:?}", row.n);
             if row.n <= 2 {
                 assert!(row.gain.mean.abs() < 0.06, "best of {}: {row:?}", row.n);

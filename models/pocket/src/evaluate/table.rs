@@ -6,7 +6,7 @@ use super::report::PocketReport;
 use selfjudge::eval::Estimate;
 
 impl PocketReport {
-    /// Returns the report for people, in percent.
+    /// Returns the report as a table in percent.
     pub fn table(&self) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.

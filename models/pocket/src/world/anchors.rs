@@ -13,14 +13,16 @@ use super::principle::Principle;
 use super::task::Split;
 use judge::PreferencePair;
 
-/// Number of right answers against plausibly wrong ones: both for the policy's probabilities and for its preferences as a judge.
+/// The number of pairs of a right and a plausibly wrong answer. They measure the policy's probabilities and the judge's
+/// preferences.
 const CORRECT: usize = 128;
-/// Number of pairs under each other principle, independent of correctness: only judged, as an unprompted policy need not be brief.
+/// The number of pairs under each other principle, independent of correctness. They are only judged: a policy need not be brief
+/// unasked.
 const EACH_PRINCIPLE: usize = 12;
-/// Number of pairs under two principles that the judge was trained on together: only judged.
+/// The number of pairs under two principles that the judge was trained on together. They are only judged.
 const COMBINED: usize = 16;
 
-/// First random stream of anchors; those of corpora are far below, those of held-out sets begin at 2^40.
+/// The first random stream of anchors. Streams of corpora are far below; streams of held-out sets begin at 2^40.
 const STREAM: u64 = 3 << 38;
 
 /// Returns the set: 192 pairs on distinct instructions.
@@ -51,7 +53,7 @@ pub fn anchors(seed: u64) -> Vec<PreferencePair> {
 /// Writes the set as JSON lines.
 ///
 /// # Errors
-/// Errors from `out`.
+/// Returns errors of `out`.
 pub fn write(out: &mut impl Write, seed: u64) -> std::io::Result<()> {
     for pair in anchors(seed) {
         serde_json::to_writer(&mut *out, &pair)?;

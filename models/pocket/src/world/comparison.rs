@@ -1,7 +1,7 @@
-//! Judge data: two responses to one instruction, and which is better under the named principles.
+//! Judge data: two responses to one instruction, and the better one under the named principles.
 //!
-//! The program decides every preference. Style carries no signal in correctness pairs, and correctness none in style pairs, so
-//! that the judge must read the named principle.
+//! The program decides every preference. Style has no signal in correctness pairs, and correctness has none in style pairs. So
+//! the judge must read the named principle.
 
 use super::content::Kind;
 use super::dice::Dice;

@@ -86,7 +86,7 @@ pub enum Content {
         a: u32,
         b: u32,
     },
-    /// Two numbers of the list that add up to the target.
+    /// The two numbers of the list that add up to the target.
     Pair {
         list: Vec<u32>,
         target: u32,
@@ -130,7 +130,7 @@ pub enum Content {
     },
 }
 
-/// One content in this many is excluded from all training records.
+/// The inverse of the share of contents that are excluded from all training records.
 const HELD_OUT_ONE_IN: u64 = 12;
 
 impl Content {
@@ -165,7 +165,7 @@ impl Content {
     pub fn sample(kind: Kind, level: u32, dice: &mut Dice) -> Self {
         loop {
             let content = Self::draw(kind, level, dice);
-            // An answer that is also a word of the instructions would be one token instead of letters.
+            // An answer that is also a word of the instructions would be one token, and not be spelled in letters.
             let answer = solve::answer(&content, dice);
             if !answer.iter().any(|item| is_instruction_word(item))
                 && !is_instruction_word(&solve::join(kind, &answer))

@@ -19,7 +19,7 @@ use super::task::{LEVEL_WEIGHTS, Split, Task};
 use judge::PreferencePair;
 use text::{Message, Role};
 
-/// The change of a corpus from its first record to its last.
+/// The course of a corpus from its first record to its last.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CurriculumOptions {
@@ -68,8 +68,8 @@ impl Default for CurriculumOptions {
 }
 
 impl CurriculumOptions {
-    /// Returns options for a world in which both skills improve within a minute of training: a few kinds whose checks are
-    /// copies or single comparisons, easy instructions, blatant mistakes, hardly any style.
+    /// Returns options for a probe: both skills improve within a minute of training. The corpus has a few kinds, whose checks are
+    /// copies or single comparisons, with easy instructions, blatant mistakes and hardly any style.
     pub fn probe() -> Self {
         Self {
             kinds: vec![Kind::Largest, Kind::Ends, Kind::Spell],
@@ -162,7 +162,7 @@ fn imitation(index: usize, shown: Demonstration, dice: &mut Dice) -> PreferenceP
         .into_iter()
         .collect();
     messages.push(Message::new(Role::User, shown.task.prompt.clone()));
-    // The rejected side of a pair that is only imitated is never read, but it is clearly worse nevertheless.
+    // No training reads the rejected side of a pair that is only imitated. It is still clearly worse.
     let rejected = shown
         .task
         .wrong(Default::default(), Severity::Blatant, dice);
@@ -267,7 +267,7 @@ pub struct CorpusStatistics {
 /// Writes `pairs.jsonl` in training order and the held-out sets into a directory.
 ///
 /// # Errors
-/// Errors from the file system.
+/// Returns errors of the file system.
 pub fn write(
     dir: &Path,
     seed: u64,

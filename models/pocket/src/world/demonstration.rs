@@ -1,8 +1,8 @@
 //! SFT data: responses to imitate, by imperfect demonstrators.
 //!
-//! A share of the demonstrations is wrong, as in real SFT data: the model learns the task together with its
-//! demonstrators' mistakes, which leaves it room to improve on the demonstrations. A system message asks for
-//! principles or their opposites, and the response follows it: careful writers make no mistakes, guessers many.
+//! A share of the demonstrations is wrong, as in real SFT data. The model learns the task together with these mistakes, so it can
+//! become better than the demonstrations. A system message asks for principles or their opposites, and the response follows it. A
+//! demonstrator who is asked to be careful makes no mistakes, and one who is asked to guess makes many.
 
 use super::comparison::Source;
 use super::dice::Dice;
@@ -45,7 +45,7 @@ pub fn system_message(requests: &[Request]) -> Option<String> {
     })
 }
 
-/// The error rate of guessers.
+/// The error rate of demonstrators who are asked to guess.
 const GUESSED_WRONG: f64 = 0.6;
 
 /// Draws a demonstration. It has a system message at a rate of `asked`, and is wrong at a rate of `wrong` if

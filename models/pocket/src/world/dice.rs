@@ -1,4 +1,4 @@
-//! Reproducible randomness: a numbered ChaCha stream, and the few kinds of draws that the pocket world needs.
+//! Reproducible randomness: a numbered ChaCha stream, and the kinds of draws that the pocket world needs.
 //!
 //! The draws are implemented here, over raw words of the stream, so that a seed keeps its meaning if
 //! `rand` changes how it samples ranges.

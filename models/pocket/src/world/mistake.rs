@@ -11,7 +11,7 @@ pub enum Severity {
     Subtle,
     /// Two mistakes, or the answer to a similar question.
     Plain,
-    /// The answer to another instruction, or several mistakes at once.
+    /// The answer to an unrelated instruction, or several mistakes at once.
     Blatant,
 }
 

@@ -29,12 +29,12 @@ impl Principle {
         self.texts().0
     }
 
-    /// Returns the system message that requests it.
+    /// Returns the system message that requests the principle.
     pub fn request(self) -> &'static str {
         self.texts().1
     }
 
-    /// Returns the system message that requests its opposite, for contrasts of on-policy pairs.
+    /// Returns the system message that requests the opposite, for contrasts of on-policy pairs.
     pub fn opposite(self) -> &'static str {
         self.texts().2
     }
@@ -110,7 +110,7 @@ pub const JUDGE_FRAME: &str =
     "Which answer is {principles}?\n{context}\nA\n{response_a}\nB\n{response_b}";
 /// The beginning of the judge's answer.
 pub const JUDGE_LEAD_IN: &str = "Answer";
-/// The labels that the judge answers with.
+/// The labels of the judge's answer.
 pub const JUDGE_LABELS: [&str; 2] = [" A", " B"];
 /// The separator between the names of several principles.
 pub const PRINCIPLE_JOIN: &str = " and ";

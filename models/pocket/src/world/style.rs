@@ -14,7 +14,7 @@ pub const FAREWELLS: [&str; 3] = ["Glad to help!", "Hope that helps!", "Thank yo
 /// The connection between the steps and the answer.
 pub const THEREFORE: &str = ", so ";
 
-/// The style of a response. All false is the bare answer.
+/// The style of a response. With all traits false it is the bare answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Style {
     pub steps: bool,
@@ -76,7 +76,7 @@ pub fn courteous(body: &str, dice: &mut Dice) -> String {
     text
 }
 
-/// A parsed response. Parsing never fails: a text without style is all answer.
+/// A parsed response. Parsing never fails: a text without style is an answer as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed<'a> {
     pub style: Style,

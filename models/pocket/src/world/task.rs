@@ -105,7 +105,7 @@ impl Task {
 
     fn wrong_draft(&self, style: Style, severity: Severity, dice: &mut Dice) -> String {
         if dice.chance(0.04) {
-            // Cut off, as by a token limit.
+            // The response is cut off, as by a token limit.
             let whole = self.right(style, dice);
             let cut = 1 + dice.below(whole.len());
             return whole[..cut.min(whole.len())].trim_end().to_string();

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::vocabulary::{SPECIAL_TOKENS, words};
 
-/// The pre-tokenizer's pattern; `vocabulary::pre_tokens` implements the same by hand.
+/// The pattern of the pre-tokenizer. `vocabulary::pre_tokens` implements the same pattern without a regex.
 pub const PATTERN: &str = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s";
 
 /// The chat template. An answer begins on a new line, like a candidate in the judge's prompt.
@@ -117,7 +117,7 @@ pub fn files() -> Vec<(&'static str, String)> {
 /// Writes [`files`] into a directory, which is created if needed.
 ///
 /// # Errors
-/// Errors from the file system.
+/// Returns errors of the file system.
 pub fn write(dir: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(dir)?;
     for (name, content) in files() {
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn every_word_the_world_writes_is_one_token() {
-        // Kinds about numbers spell nothing: every letter in them belongs to a word of the vocabulary.
+        // Instructions about numbers spell nothing: all their letters belong to words of the vocabulary.
         use super::super::content::Kind;
         let tokenizer = loaded();
         let mut dice = Dice::new(2, 0);

@@ -79,7 +79,7 @@ fn collect() -> BTreeSet<String> {
     }
     texts.extend(fixed(JUDGE_FRAME));
     texts.extend([JUDGE_LEAD_IN, PRINCIPLE_JOIN, THEREFORE].map(String::from));
-    // A bracket after a space, as after the steps or a greeting; the words of the steps.
+    // These texts have a bracket after a space, as after the steps or a greeting, and the words of the steps.
     texts.extend([format!("{THEREFORE}["), " has  and ".to_string()]);
     texts.extend(GREETINGS.map(String::from));
     texts.extend(FAREWELLS.map(|farewell| format!(". {farewell}")));

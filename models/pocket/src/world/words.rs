@@ -1,4 +1,4 @@
-//! The words that instructions are about: real ones and made-up ones, none of them a word of the instructions.
+//! The words that instructions are about: real words and made-up words. None of them is a word of the instructions' own wording.
 //!
 //! The tokenizer spells content words letter by letter, so they must not be in its vocabulary.
 //! Made-up words keep the space large enough that reversing has to be learned rather than memorized.
@@ -74,7 +74,7 @@ fn made_up(len: usize, consonants: &[u8], vowels: &[u8], dice: &mut Dice) -> Str
     while word.len() < len {
         let letter = *dice.pick(if vowel_next { vowels } else { consonants });
         word.push(char::from(letter));
-        // Occasionally a closed syllable or a double vowel.
+        // Some syllables are closed, and some vowels are doubled.
         vowel_next = if vowel_next {
             dice.chance(0.12)
         } else {

@@ -1,4 +1,4 @@
-//! The steps before an answer: one short chain per kind, each link a local fact.
+//! The steps before an answer: one short chain per kind, whose links are local facts.
 //!
 //! The steps are built *towards* an answer, right or wrong. The links that lead to a wrong answer contain the
 //! mistake, so that there are wrong answers with consistent steps, as in a model's own samples.
@@ -56,7 +56,7 @@ fn add_columns(a: u32, b: u32, answer: u32) -> String {
     }
 }
 
-/// Returns column subtraction from the right, `12-8=4, 6-3=3`: a column that is too small has borrowed ten.
+/// Returns column subtraction from the right, `12-8=4, 6-3=3`. A column that is too small borrows ten.
 fn subtract_columns(a: u32, b: u32, answer: u32) -> String {
     let (mut a, mut b, mut left, mut borrow) = (a, b, answer, 0);
     let mut columns = Vec::new();
