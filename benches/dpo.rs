@@ -1,8 +1,9 @@
-//! One step of DPO: seconds and peak memory of reference, policy, backward and update, beside TRL by `benches/peers/dpo_trl.py`.
+//! A benchmark of one DPO step: seconds and peak memory of reference, policy, backward pass and update.
+//! `benches/peers/dpo_trl.py` measures the same with TRL.
 //!
-//! `cargo bench --bench dpo -- --model DIR [--pairs 4 --prompt-tokens 128 --response-tokens 128 --rank 16 --steps 5]`
-//! `  [--micro-batch-tokens 1024] [--recompute] [--precompute-ref]` prints one JSON line. The first step is not counted. Random
-//! token ids: what a step costs does not depend on them.
+//! `cargo bench --bench dpo -- --model DIR [--pairs 4 --prompt-tokens 128 --response-tokens 128 --rank 16 --steps 5]` `
+//! [--micro-batch-tokens 1024] [--recompute] [--precompute-ref]` prints one JSON line. The first step is not counted. Token ids
+//! are random, since the cost of a step does not depend on them.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -32,7 +33,7 @@ fn flag(name: &str) -> bool {
     std::env::args().any(|a| a == format!("--{name}"))
 }
 
-/// Peak resident memory in MiB, as the system counts it; absent where it does not say.
+/// Returns the peak resident memory in MiB, where the system reports it.
 fn peak_memory() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
@@ -64,7 +65,7 @@ fn main() -> anyhow::Result<()> {
     };
     config.lora.r = argument("rank", 16);
     config.lora.lora_alpha = 2.0 * config.lora.r as f64;
-    // Small, so that the loss stays near ln 2.
+    // A small rate keeps the loss near ln 2.
     config.schedule.learning_rate = 1e-7;
     let steps = argument("steps", 5);
     let mut trainer = DpoTrainer::new(&base, None, None, config, steps as u64 + 1)?;

@@ -1,8 +1,8 @@
-//! Whole engine steps beside what this machine can do at most.
+//! A benchmark of whole engine steps, compared with the limits of this machine.
 //!
-//! `cargo bench --bench engine [-- FILTER] [--threads N]` prints one table: prompts computed alone, then steps in which B
-//! sequences decode one token each. Weights are random, in bf16, of the shape of SmolLM2-135M; requests go through the
-//! engine's handle, so a step is all of scheduling, model, sampling and telling. Times are medians.
+//! `cargo bench --bench engine [-- FILTER] [--threads N]` prints one table: first prompts computed alone, then steps in which B
+//! sequences decode one token each. Weights are random, in bf16, of the shape of SmolLM2-135M. Requests go through the engine's
+//! handle, so a step is all of scheduling, model, sampling and delivery. Times are medians.
 
 mod roofs;
 
@@ -21,13 +21,13 @@ use telemetry::Metrics;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Prompts before steps that decode.
+/// The length of the prompts before the steps that decode.
 const CONTEXT: usize = 128;
 
-/// Tokens decoded by each sequence.
+/// The number of tokens that each sequence decodes.
 const STEPS: usize = 64;
 
-/// Normal weights, packed in bf16 as serving keeps them.
+/// Weights with a normal distribution, packed in bf16 as in serving.
 struct Random;
 
 impl ParameterSource for Random {
@@ -107,14 +107,14 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a step has to do at least.
+/// The least work of a step.
 struct Work {
-    /// Numbers in the linear layers of all blocks, and in the head.
+    /// The numbers in the linear layers of all blocks. `head` has those of the head.
     blocks: f64,
     head: f64,
-    /// Keys and values of a token; a query head does as many multiply-adds with its own.
+    /// The keys and values of a token. A query head does as many multiply-adds with its own.
     kv: f64,
-    /// Query heads that share a KV head.
+    /// The number of query heads that share a KV head.
     group: f64,
 }
 
@@ -135,7 +135,8 @@ impl Work {
         }
     }
 
-    /// `tokens` are computed, `rows` of them go through the head, and each sequence has `context` of keys at the end.
+    /// Prints a row. `tokens` tokens are computed, `rows` of them go through the head, and each sequence ends with `context`
+    /// keys.
     fn print(
         &self,
         row: &str,
@@ -146,7 +147,7 @@ impl Work {
         context: usize,
     ) {
         let (tokens, rows, context) = (tokens as f64, rows as f64, context as f64);
-        // Causal: a prompt's tokens see half of it on average.
+        // Attention is causal: a token of a prompt attends to half of the prompt on average.
         let seen = if tokens > rows {
             context / 2.0
         } else {
@@ -154,7 +155,7 @@ impl Work {
         };
         let attention = tokens * seen * self.kv * self.group;
         let gflops = 2e-9 * (tokens * self.blocks + rows * self.head + attention) / seconds;
-        // Weights are kept in bf16, and so are keys and values beside them.
+        // Weights, keys and values are kept in bf16.
         let read = self.blocks + self.head + rows * context * self.kv;
         let gbytes = 1e-9 * read * size_of::<half::bf16>() as f64 / seconds;
         println!(
@@ -174,7 +175,7 @@ fn request(tokens: usize, sequence: usize, new_tokens: usize) -> GenerateRequest
     GenerateRequest::new(prompt.collect(), params)
 }
 
-/// Seconds from a prompt alone to its first token.
+/// Returns the seconds from a prompt that runs alone to its first token.
 async fn prefill(engine: &Engine, tokens: usize) -> anyhow::Result<f64> {
     let mut times = Vec::new();
     for i in 0..11 {
@@ -186,11 +187,11 @@ async fn prefill(engine: &Engine, tokens: usize) -> anyhow::Result<f64> {
     Ok(median(times))
 }
 
-/// Seconds of a step in which all sequences decode: gaps between the tokens of the sequence that began last.
+/// Returns the seconds of a step in which all sequences decode: the gaps between tokens of the sequence that began last.
 async fn decode(engine: &Engine, sequences: usize) -> anyhow::Result<f64> {
     let mut gaps = Vec::new();
     for _ in 0..3 {
-        // The last ends first, so that all run during its steps.
+        // The last sequence ends first, so that all others run during its steps.
         let streams: Vec<_> = (0..sequences)
             .map(|i| {
                 let last = i + 1 == sequences;

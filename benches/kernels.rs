@@ -1,8 +1,8 @@
-//! Every fused op of the CPU beside its plain version on candle, and beside what this machine can do at most.
+//! A benchmark of the CPU's fused ops, compared with their plain versions on candle and with the limits of this machine.
 //!
-//! `cargo bench --bench kernels [-- FILTER]` prints one table. The roofs are measured first, in the same run: the rate of
-//! independent multiply-adds in registers, and the rate at which all threads read memory. A share of bandwidth above
-//! 100 % means that a cache served the bytes. Times are the best of many: other work on the machine only adds.
+//! `cargo bench --bench kernels [-- FILTER]` prints one table. The limits are measured first, in the same run: the rate of
+//! independent multiply-adds in registers, and the rate at which all threads read memory. A share of bandwidth above 100 % means
+//! that a cache served the bytes. Times are the best of many, since other work on the machine can only add to them.
 
 mod roofs;
 
@@ -20,7 +20,7 @@ use roofs::{Roofs, best};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What a call has to do at least.
+/// The least work of a call.
 struct Work {
     flops: f64,
     bytes: f64,
@@ -57,7 +57,7 @@ impl Table {
 }
 
 fn main() -> Result<()> {
-    // Cargo passes `--bench`; the first other argument is the filter.
+    // Cargo passes `--bench`. The first other argument is the filter.
     let filter = std::env::args().skip(1).find(|a| !a.starts_with("--"));
     let roofs = Roofs::measure();
     println!("{roofs}");
@@ -74,7 +74,7 @@ fn random(shape: &[usize]) -> Result<Tensor> {
     Tensor::rand(-1f32, 1f32, shape, &Device::Cpu)
 }
 
-/// The three products of training, one way of transposing each.
+/// Measures the three matrix products of training, one way of transposing each.
 fn gemm(table: &Table) {
     if !table.wants("gemm") {
         return;
@@ -104,7 +104,7 @@ fn gemm(table: &Table) {
     }
 }
 
-/// Layers of a model of 135 million parameters and of one of a billion.
+/// Measures layers of a model of 135 million parameters and of one of a billion.
 fn linear(table: &Table) -> Result<()> {
     if !table.wants("linear") {
         return Ok(());
@@ -138,7 +138,7 @@ fn linear(table: &Table) -> Result<()> {
     Ok(())
 }
 
-/// A batch of equal sequences over a cache whose blocks are in no order.
+/// Returns a batch of equal sequences over a cache whose blocks are in no order.
 fn batch(
     sequences: usize,
     context: usize,
@@ -154,7 +154,7 @@ fn batch(
     let kv = random(&[blocks * BLOCK, kv_heads, head_dim])?;
     let slots: Vec<u32> = (0..(blocks * BLOCK) as u32).collect();
     kv_store(&cache, &kv, &kv, &slots)?;
-    // 7919 is prime, so this visits every block once.
+    // The number 7919 is prime, so the tables visit every block once.
     let tables = (0..sequences)
         .map(|s| {
             (0..each)
@@ -261,7 +261,7 @@ fn store(table: &Table) -> Result<()> {
     Ok(())
 }
 
-/// The ops on rows, as a layer of 576 (or a vocabulary of 49152) meets them.
+/// Measures the ops on rows, of a layer of width 576 or a vocabulary of 49152.
 fn rows(table: &Table) -> Result<()> {
     for tokens in [1, 64, 2048] {
         let shape = |what: &str| format!("{tokens} x {what}");

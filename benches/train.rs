@@ -1,7 +1,7 @@
-//! Training throughput: tokens a second of a whole optimizer step, and where the time goes.
+//! A benchmark of training: tokens a second of a whole optimizer step, and the time of its parts.
 //!
-//! `cargo bench --bench train -- [--hidden N --layers N --heads N --kv-heads N --ffn N --vocab N --tokens N --lanes N --recompute]`
-//! prints one JSON line; `benches/peers/jsft_torch.py` prints the same for PyTorch.
+//! `cargo bench --bench train -- [--hidden N --layers N --heads N --kv-heads N --ffn N --vocab N --tokens N --lanes N
+//! --recompute]` prints one JSON line. `benches/peers/jsft_torch.py` prints the same for PyTorch.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -64,7 +64,7 @@ fn main() -> anyhow::Result<()> {
         .collect::<candle_core::Result<_>>()?;
     let decoder = Decoder::new(spec, &mut Vars(vars.iter().cloned().collect()))?;
 
-    // Lengths as in the default model's mixture: a third answers, two thirds judgments with one target.
+    // Lengths are those of the default model's mixture: a third are answers, and two thirds are judgments with one target.
     let mut examples = Vec::new();
     let (mut total, mut i) = (0, 0usize);
     while total < tokens {

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""TRL's DPOTrainer on the step that `cargo bench --bench dpo` measures: seconds and peak memory, one JSON line.
+"""Measures TRL's DPOTrainer on the step of `cargo bench --bench dpo`, and prints seconds and peak memory as one JSON line.
 
   dpo_trl.py --model DIR [--pairs 4] [--prompt-tokens 128] [--response-tokens 128] [--rank 16] [--steps 5] [--threads N]
              [--gradient-checkpointing] [--precompute-ref]      needs torch, transformers, trl, peft, datasets
 
-f32 on the CPU, LoRA on all linear layers, the reference is the model without it. The first step is not counted.
+The model runs in f32 on the CPU with LoRA on all linear layers. The reference is the model without LoRA. The first step
+is not counted.
 """
 import argparse
 import json
@@ -35,7 +36,7 @@ torch.set_num_threads(said.threads)
 tokenizer = AutoTokenizer.from_pretrained(said.model)
 model = AutoModelForCausalLM.from_pretrained(said.model, dtype=torch.float32)
 random.seed(1)
-# Words of one token each, so that a text has as many tokens as it has words.
+# Each of these words is one token, so a text has as many tokens as words.
 words = sorted(w for w in (v[1:] for v in tokenizer.get_vocab() if v.startswith("\u0120"))
                if len(w) > 2 and w.isascii() and w.isalpha() and len(tokenizer.encode(" " + w, add_special_tokens=False)) == 1)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The PyTorch side of the training benchmark: transformers' Llama, sdpa attention, f32, fused AdamW, on the CPU.
+"""Measures PyTorch for the training benchmark: transformers' Llama, sdpa attention, f32, fused AdamW, on the CPU.
 
   jsft_torch.py --what train   --hidden 192 --layers 5 --heads 6 --kv-heads 6 --ffn 512 --vocab 256
   jsft_torch.py --what prefill --lens lengths.txt
@@ -11,11 +11,11 @@ tokens (several sizes are tried), in two layouts; the fastest counts:
   padded   sequences sorted by length, padded to the longest of their micro-batch
   packed   sequences end to end in one row, position ids restarting, a block-diagonal causal mask
 The loss is the weighted token mean; --weighted is the share of positions (the last of each sequence) that carry
-weight, and the output layer is computed at those alone, which is the most that plain PyTorch code does.
+weight. The output layer is computed at those positions alone, which is the fastest that plain PyTorch code allows.
 
-Tokens/s count real tokens, never padding. One JSON object is printed. Measure on an idle machine: with another load on
-the cores OpenMP's threads wait for each other and PyTorch seems several times slower than it is (the load average is
-in the output). Needs torch and transformers.
+Tokens/s count real tokens, never padding. The script prints one JSON object. Measure on an idle machine: with another
+load on the cores OpenMP's threads wait for each other, and PyTorch seems several times slower than it is. The output
+has the load average. Needs torch and transformers.
 """
 import argparse
 import json
@@ -127,7 +127,7 @@ def train(layout, limit):
         for inputs, weight in micro:
             with autocast():
                 hidden = model.model(**inputs, use_cache=False).last_hidden_state
-                # Position i predicts token i + 1; a sequence's first token has no weight, so none crosses a border.
+                # Position i predicts token i + 1. A sequence's first token has no weight, so no prediction crosses a border.
                 at = weight[:, 1:] > 0
                 logits = model.lm_head(hidden[:, :-1][at])
             nll = torch.nn.functional.cross_entropy(logits.float(), inputs["input_ids"][:, 1:][at], reduction="none")

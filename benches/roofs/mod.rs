@@ -1,4 +1,4 @@
-//! What this machine can do at most, measured in the run it is compared with.
+//! The limits of this machine, measured in the same run as the benchmark.
 
 use std::fmt;
 use std::hint::black_box;
@@ -7,11 +7,11 @@ use std::time::Instant;
 use kernels::isa::Isa;
 use rayon::prelude::*;
 
-/// What all threads together can do at most.
+/// The limits of all threads together.
 pub struct Roofs {
-    /// Of f32 multiply-adds in registers.
+    /// The rate of f32 multiply-adds in registers, in GFLOP/s.
     pub gflops: f64,
-    /// Read from memory.
+    /// The rate of reads from memory, in GB/s.
     pub gbytes: f64,
 }
 
@@ -38,7 +38,7 @@ impl fmt::Display for Roofs {
     }
 }
 
-/// The best time of a call, in seconds.
+/// Returns the best time of a call, in seconds.
 pub fn best(mut f: impl FnMut()) -> f64 {
     f();
     let (start, mut best, mut rounds) = (Instant::now(), f64::MAX, 0);
@@ -51,7 +51,7 @@ pub fn best(mut f: impl FnMut()) -> f64 {
     best
 }
 
-/// GFLOP/s of independent multiply-adds on registers, on all threads at once.
+/// Returns the rate of independent multiply-adds in registers on all threads at once, in GFLOP/s.
 fn multiply_adds(threads: usize) -> f64 {
     const ROUNDS: usize = 300_000;
     let flops = (threads * ROUNDS) as f64 * chains::FLOPS;
@@ -64,13 +64,13 @@ fn multiply_adds(threads: usize) -> f64 {
         / 1e9
 }
 
-/// Twelve chains of vector multiply-adds: enough for two units of four cycles.
+/// Twelve chains of vector multiply-adds, which are enough for two units with a latency of four cycles.
 mod chains {
     use kernels::isa::{Isa, Vector};
 
     pub const CHAINS: usize = 12;
     pub const LANES: usize = 16;
-    /// Of one round: a register of sixteen, or two of eight, each.
+    /// The operations of one round: each chain has one register of sixteen lanes, or two of eight.
     pub const FLOPS: f64 = (2 * CHAINS * LANES) as f64;
 
     #[inline(always)]
@@ -80,7 +80,7 @@ mod chains {
             std::hint::black_box(1e-3f32),
         );
         let mut sum = 0.0;
-        // Sixteen lanes of six chains fill the registers of AVX2; two passes make up the twelve.
+        // Sixteen lanes of six chains fill the registers of AVX2, so two passes make the twelve chains.
         for _ in 0..2 {
             let mut acc = [[0f32; LANES]; CHAINS / 2];
             for _ in 0..rounds {
@@ -96,7 +96,7 @@ mod chains {
     }
 
     /// # Safety
-    /// The processor has these instructions.
+    /// The processor must have the instructions of AVX-512.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512vl,fma")]
     fn avx512(rounds: usize) -> f32 {
@@ -113,7 +113,7 @@ mod chains {
     }
 
     /// # Safety
-    /// The processor has these instructions.
+    /// The processor must have the instructions of AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn avx2(rounds: usize) -> f32 {
@@ -145,7 +145,7 @@ mod chains {
     }
 }
 
-/// GB/s at which all threads read a buffer larger than any cache.
+/// Returns the rate at which all threads read a buffer larger than any cache, in GB/s.
 fn bandwidth(threads: usize) -> f64 {
     let buffer = vec![1u64; (512 << 20) / 8];
     let bytes = size_of_val(buffer.as_slice()) as f64;
