@@ -1,4 +1,4 @@
-// Calls a running server with OpenAI's own client: node openai_client.cjs BASE_URL (or --check: is the client there?).
+// Calls a running server with OpenAI's client: node openai_client.cjs BASE_URL. With --check it only tests that it is installed.
 
 const assert = require("node:assert");
 const { OpenAI } = require("openai");
@@ -11,7 +11,7 @@ async function main(url) {
 
   const chat = await client.chat.completions.create({ model, messages, seed: 1, logprobs: true, top_logprobs: 2 });
   assert.equal(chat.choices[0].message.role, "assistant");
-  // The client's own message object goes back as it is; so do fields that ask for nothing.
+  // The client's message object is sent back unchanged. Fields with values that ask for nothing are accepted.
   const more = { role: "user", content: "And 3 plus 4?" };
   const again = await client.chat.completions.create({
     model,
@@ -34,7 +34,7 @@ async function main(url) {
   assert.equal(scored.choices[0].text, "2 plus 3");
   assert.equal(scored.choices[0].logprobs.token_logprobs[0], null);
 
-  // A whole round trip: a call, its result, an answer; and the client's own reading of calls, streamed.
+  // A whole round trip of a tool: a call, its result, an answer. The client parses tool calls in streams.
   const parameters = {
     type: "object",
     properties: { city: { enum: ["Bonn", "Paris"] }, days: { enum: [1, 2] } },
@@ -67,7 +67,7 @@ async function main(url) {
   });
   await runner.done();
   assert.ok(["Bonn", "Paris"].includes(ran.city), JSON.stringify(ran));
-  // The newer API: whole, streamed raw and by the client's helper, and parsed; the message that came back goes in again as it is.
+  // The Responses API: whole, streamed raw and by the client's helper, and parsed. The returned message is sent again unchanged.
   const said = { model, input: "What is 34 plus 28?", instructions: "Be brief.", seed: 1 };
   const answer = await client.responses.create({ ...said, metadata: { topic: "sums" } });
   assert.equal(answer.status, "completed");

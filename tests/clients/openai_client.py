@@ -1,4 +1,7 @@
-"""Calls a running server with OpenAI's own client: python openai_client.py BASE_URL (or --check: is the client there?)."""
+"""Calls a running server with OpenAI's client: python openai_client.py BASE_URL.
+
+With --check it only tests that the client is installed.
+"""
 
 import json
 import sys
@@ -33,7 +36,7 @@ assert usage.completion_tokens == chat.usage.completion_tokens
 best = client.chat.completions.create(model=model, messages=messages, seed=1, extra_body={"best_of": 4})
 assert len(best.choices) == 1 and len(best.tournament["ranking"]) == 4
 
-# The client's own message object, with all its fields, goes back as it is; so do fields that ask for nothing.
+# The client's message object is sent back with all its fields. Fields with values that ask for nothing are accepted.
 again = [*messages, chat.choices[0].message.model_dump(), {"role": "user", "content": "And 3 plus 4?"}]
 same = [*messages, {"role": "assistant", "content": chat.choices[0].message.content}, again[-1]]
 nothing = dict(store=False, metadata={"topic": "sums"}, service_tier="auto", tools=[], safety_identifier="x", prompt_cache_key="y")
@@ -66,7 +69,7 @@ class Weather(BaseModel):
     days: Literal[1, 2]
 
 
-# A whole round trip: a call, its result, an answer.
+# A whole round trip of a tool: a call, its result, an answer.
 parameters = {"type": "object", "properties": {"city": {"enum": ["Bonn", "Paris"]}}, "required": ["city"]}
 tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
 asked = [{"role": "user", "content": "Weather?"}]
@@ -80,7 +83,7 @@ for back in (message, message.model_dump(), message.model_dump(exclude_none=True
     answer = client.chat.completions.create(model=model, messages=[*asked, back, result], tools=tools, seed=1, max_tokens=4)
     assert answer.usage.prompt_tokens > called.usage.prompt_tokens and answer.choices[0].message.role == "assistant"
 
-# The client's own reading of calls, whole and streamed.
+# The client parses tool calls, in whole answers and in streams.
 choice = {"type": "function", "function": {"name": "weather"}}
 modelled = [pydantic_function_tool(Weather, name="weather")]
 same = dict(model=model, messages=asked, tools=modelled, tool_choice=choice, seed=2)
@@ -129,7 +132,7 @@ decided = client.decisions.create(
 assert 0 <= decided.answers[0].probability <= 1
 assert decided.answers[1].choice in ("a", "b")
 
-# The newer API: whole, streamed raw and by the client's helper, and parsed; the message that came back goes in again as it is.
+# The Responses API: whole, streamed raw and by the client's helper, and parsed. The returned message is sent again unchanged.
 question = "What is 34 plus 28?"
 seeded = dict(extra_body={"seed": 1})
 answer = client.responses.create(model=model, input=question, instructions="Be brief.", metadata={"topic": "sums"}, **seeded)

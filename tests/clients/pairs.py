@@ -1,6 +1,6 @@
-"""Opens files of pairs that were exported, as TRL's users do: python pairs.py DIR (or --check: is pyarrow there?).
+"""Opens exported files of pairs as TRL's users do: python pairs.py DIR. With --check it only tests that pyarrow is installed.
 
-DIR has expected.json, which says for each file of pairs in it what its rows are.
+DIR has expected.json with the expected rows of each file of pairs.
 """
 
 import json
@@ -30,5 +30,5 @@ for name, rows in expected.items():
     if isinstance(rows[0]["prompt"], str):
         assert pa.types.is_string(side), (name, side)
     else:
-        # What TRL takes for a conversation: lists of structs with a role and a content.
+        # TRL's form of a conversation is a list of structs with a role and a content.
         assert pa.types.is_list(side) and {field.name for field in side.value_type} == {"role", "content"}, (name, side)

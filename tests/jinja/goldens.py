@@ -1,4 +1,4 @@
-"""Writes golden.json: what jinja2, set up as transformers does, makes of a table of templates and of public chat templates.
+"""Writes golden.json: the output of jinja2, set up as in transformers, for a table of templates and for public chat templates.
 
 Usage: python goldens.py CHAT_TEMPLATES_DIR  (pip install jinja2; needs no network)
 """
@@ -626,7 +626,7 @@ CONVERSATIONS = [
 ]
 
 
-# As transformers and vLLM give them to templates: arguments are objects.
+# transformers and vLLM pass tool calls to templates with arguments as objects.
 TOOLS = [
     {"type": "function", "function": {"name": "get_weather", "description": "The weather of a city, \"now\" <or> later.", "parameters": {
         "type": "object", "properties": {"city": {"type": "string"}, "unit": {"enum": ["°C", "°F"]}}, "required": ["city"]}}},
@@ -674,7 +674,7 @@ def environment():
         return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     class Generation(jinja2.ext.Extension):
-        """transformers marks what the assistant says with this tag, and renders its body."""
+        """Renders the body of the tag with which transformers marks the assistant's messages."""
 
         tags = {"generation"}
 

@@ -1,6 +1,6 @@
 """Computes golden.json from the pocket model's weights with numpy: python make_golden.py MODEL_DIR.
 
-A Llama in float32, one whole forward pass a text; nothing of the server or of lm-eval is used.
+The model is a Llama in float32, with one whole forward pass for each text. Neither the server nor lm-eval is used.
 """
 
 import json
@@ -41,7 +41,7 @@ def rotate(x):
 
 
 def logprobs(ids):
-    """Log-probabilities of every token after each prefix of ids."""
+    """Returns the log-probabilities of every token after each prefix of ids."""
     x = weights["model.embed_tokens.weight"][ids]
     mask = np.triu(np.full((len(ids), len(ids)), -np.inf), 1)
     for layer in range(config["num_hidden_layers"]):
@@ -90,14 +90,14 @@ docs = [json.loads(line) for line in (here / "sums.jsonl").read_text().splitline
 
 
 def choice(question, text):
-    # lm-eval encodes both together and takes what is behind the question.
+    # lm-eval encodes question and answer together and takes the tokens after the question.
     context, whole = encode(question), encode(question + " " + text)
     return scored(context, whole[len(context) :])
 
 
 golden = {
     "choices": [[choice(doc["question"], text) for text in doc["choices"]] for doc in docs],
-    # The first token is scored behind the token that ends texts.
+    # The first token is scored after the end-of-text token.
     "rolling": [scored([config["eos_token_id"]], encode(doc["question"]))["logprob"] for doc in docs],
     "generated": [generated(encode(doc["question"])) for doc in docs],
 }

@@ -1,4 +1,4 @@
-"""Runs lm-eval against a server: python run.py BASE_URL MODEL_DIR (or --check: is lm-eval there?).
+"""Runs lm-eval against a server: python run.py BASE_URL MODEL_DIR. With --check it only tests that lm-eval is installed.
 
 Every number is compared with golden.json, which make_golden.py computes from the model's weights alone.
 """
@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-# Nothing here is downloaded.
+# The script downloads nothing.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OPENAI_API_KEY="secret")
 
 import lm_eval  # noqa: E402
@@ -40,7 +40,7 @@ results = lm_eval.simple_evaluate(
 
 
 def close(told, exact):
-    # Some processors multiply in bf16.
+    # Some processors multiply in bf16, so the comparison has a tolerance.
     assert abs(told - exact) < 0.1 + 0.02 * abs(exact), (told, exact)
 
 
