@@ -1,4 +1,4 @@
-//! A hostile caller throws everything it has at a running server, while another one asks ordinary things and is answered.
+//! Tests of a running server under all attacks of the load test at once: another caller's ordinary calls are still answered.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,13 +16,13 @@ use thrown::{ATTACKS, Attacker, Size, Way};
 const ATTACKERS_KEY: &str = "attacker-attacker-attacker-attack";
 const OTHERS_KEY: &str = "ordinary-ordinary-ordinary-ordina";
 
-/// A part of what the load test throws: a body of 8 MB is as well refused when it has 800 kB.
+/// The scale of the attacks. The server refuses a body of 800 kB as it refuses one of 8 MB.
 const SIZE: Size = Size(0.1);
 
-/// Ordinary calls at least; they go on until every attack has been answered.
+/// The least number of ordinary calls. They go on until every attack has been answered.
 const CALLS: usize = 24;
 
-/// MiB of memory that the process may have at its peak.
+/// The bound of the process' peak memory in MiB.
 const MOST_MIB: u64 = 1536;
 
 fn write_keys(path: &Path) {
@@ -36,7 +36,7 @@ fn write_keys(path: &Path) {
     .unwrap();
 }
 
-/// The peak of a process' resident memory.
+/// Returns the peak of a process' resident memory in MiB.
 fn peak_mib(id: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

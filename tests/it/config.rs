@@ -1,4 +1,4 @@
-//! `config.json`: real ones parse, `transformers`' meanings hold.
+//! Tests of `config.json`: published files parse, and fields mean the same as in `transformers`.
 
 use candle_core::DType;
 use kernels::nn::rotary::{RopeScaling, RotaryEmbedding};
@@ -11,7 +11,7 @@ pub fn parse(config: &Value) -> Result<ModelConfig, String> {
     ModelConfig::from_json(&config.to_string()).map_err(|e| e.to_string())
 }
 
-/// A sound config with fields replaced (`null` stays null) or, by `json!("absent")`, left out.
+/// Returns a valid config with replaced fields (`null` stays null). The value `json!("absent")` removes a field.
 pub fn with(arch: &str, changes: Value) -> Value {
     let mut config = json!({
         "architectures": [arch], "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
@@ -82,7 +82,7 @@ fn real_configs_parse_or_are_refused_clearly() {
         assert_eq!(spec.qkv_bias, architecture == Architecture::Qwen2, "{name}");
         assert_eq!(spec.qk_norm, architecture == Architecture::Qwen3, "{name}");
         assert!(!spec.o_bias && !spec.mlp_bias, "{name}");
-        // None of these has its sliding window switched on.
+        // None of these models uses its sliding window.
         assert!(
             spec.layers
                 .iter()
@@ -140,7 +140,7 @@ fn every_fixture_parses() {
             "llama_bias" => {
                 assert!(config.spec.qkv_bias && config.spec.o_bias && config.spec.mlp_bias)
             }
-            // 16 trained positions, stretched fourfold
+            // The scaling stretches 16 trained positions fourfold.
             "llama_dynamic" => assert_eq!(config.spec.max_context(), 64),
             "llama_head24" => assert_eq!(config.spec.head_dim, 24),
             "llama_yarn" => assert!(matches!(config.spec.rope.scaling, RopeScaling::Yarn(_))),
@@ -171,7 +171,7 @@ fn rotary_frequencies_and_tables_match_transformers() {
         let expected = floats(&case["inv_freq"]);
         assert_eq!(inv_freq.len(), expected.len());
         for (i, (got, expected)) in inv_freq.iter().zip(&expected).enumerate() {
-            // Two roundings of f32.
+            // The tolerance allows two roundings of f32.
             assert!(
                 (f64::from(*got) - expected).abs() <= 2.5e-7 * expected,
                 "{name}: inv_freq[{i}] {got} {expected}"
@@ -182,9 +182,9 @@ fn rotary_frequencies_and_tables_match_transformers() {
         for row in case["rows"].as_array().unwrap() {
             let position = row[0].as_u64().unwrap() as usize;
             let (mut cos, mut sin) = (Vec::new(), Vec::new());
-            // One forward pass over the whole of it, as over a prompt.
+            // One forward pass has all positions, as in a prompt.
             rotary.extend(position..position + 1, len, &mut cos, &mut sin);
-            // The angle inherits two roundings of its frequency and one of its own.
+            // The error of the angle has two roundings of its frequency and one of its own.
             let tolerance = 2e-6 + 4e-7 * position as f64;
             for (which, got) in [(1, &cos), (2, &sin)] {
                 assert_eq!(got.len(), config.spec.rope.dim / 2);
@@ -200,7 +200,7 @@ fn rotary_frequencies_and_tables_match_transformers() {
     assert!(cases.len() >= 16);
 }
 
-/// Of tests/fixtures/make_dynamic_rope.py.
+/// Compares dynamic tables with the fixture of tests/fixtures/make_dynamic_rope.py.
 #[test]
 fn dynamic_tables_are_those_of_generation_with_a_cache() {
     let golden: Value =
@@ -237,7 +237,7 @@ fn dynamic_tables_are_those_of_generation_with_a_cache() {
     assert!(compared > 400, "{compared}");
 }
 
-/// What vLLM serves and transformers is told to be good for, for files as they are published.
+/// The context is the length that vLLM serves and that transformers accepts, for files as they are published.
 #[test]
 fn the_context_is_what_the_scaling_reaches() {
     let yarn = |factor: f64, original: usize| json!({"type": "yarn", "factor": factor, "original_max_position_embeddings": original});
@@ -246,22 +246,23 @@ fn the_context_is_what_the_scaling_reaches() {
         (4096, json!({"type": "default"}), 4096),
         (4096, json!({"type": "linear", "factor": 4.0}), 16384),
         (2048, json!({"type": "dynamic", "factor": 2.0}), 4096),
-        // Llama 3.1 and 3.2 count the scaling in their length.
+        // Llama 3.1 and 3.2 include the scaling in their length.
         (
             131_072,
             json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                 "original_max_position_embeddings": 8192}),
             131_072,
         ),
-        // Qwen2.5 as its card says to write it, and Qwen3, whose length is neither of the two.
+        // Qwen2.5 is written as its card describes. The length of Qwen3 is neither the original nor the scaled one.
         (32_768, yarn(4.0, 32_768), 131_072),
         (40_960, yarn(4.0, 32_768), 131_072),
-        // DeepSeek's way, which counts it already.
+        // DeepSeek's length includes the scaling already.
         (163_840, yarn(40.0, 4096), 163_840),
         (131_072, yarn(32.0, 4096), 131_072),
-        // Less than the file's length: the scaling reaches no further.
+        // The scaling reaches less than the file's length.
         (131_072, yarn(2.0, 32_768), 65_536),
-        // Without the length before, it is the file's; without a factor, that is how far the file's length stretches it.
+        // Without the original length, the file's length is the original. Without a factor, the quotient of both lengths is the
+        // factor.
         (4096, json!({"type": "yarn", "factor": 2.0}), 8192),
         (
             16_384,
@@ -280,7 +281,7 @@ fn the_context_is_what_the_scaling_reaches() {
             }
             new.insert("rope_theta".to_owned(), json!(1e6));
             spellings.push(json!({"max_position_embeddings": positions, "rope_parameters": new}));
-            // The length before scaling beside the parameters, as some exporters write it.
+            // Some exporters write the original length beside the parameters.
             if let Some(original) = new.remove("original_max_position_embeddings") {
                 spellings.push(
                     json!({"max_position_embeddings": positions, "rope_parameters": new,
@@ -310,7 +311,7 @@ fn old_and_new_spellings_agree() {
     assert_eq!(old.spec, new.spec);
     assert_eq!(old.dtype, new.dtype);
     assert_eq!(old.spec.rope.theta, 5e5);
-    // An empty `rope_scaling` beside `rope_parameters`, as some files have it.
+    // Some files have an empty `rope_scaling` beside `rope_parameters`.
     let both = parse(&llama(json!({
         "rope_scaling": {}, "rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 500000},
     })))
@@ -353,7 +354,7 @@ fn absent_fields_mean_what_they_mean_in_transformers() {
     for qwen in ["Qwen2ForCausalLM", "Qwen3ForCausalLM"] {
         let on = json!({"use_sliding_window": true, "sliding_window": 16, "max_window_layers": 3});
         assert_eq!(windows(qwen, on), [None, None, None, Some(16)]);
-        // The default of 28 full layers outnumbers these four.
+        // The default of 28 full layers is more than the four layers of this model.
         assert_eq!(
             windows(
                 qwen,

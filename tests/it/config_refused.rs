@@ -1,4 +1,4 @@
-//! `config.json`: nonsense is refused in one sentence, and no value panics.
+//! Tests of `config.json` with invalid values: each is refused in one sentence, and none panics.
 
 use std::path::Path;
 
@@ -225,7 +225,7 @@ fn nonsense_is_refused_in_one_sentence() {
     assert!(error.contains("config.json"), "{error}");
 }
 
-/// Every field in turn replaced by every kind of value: an error or a spec, never a panic.
+/// Replaces every field in turn by every kind of value. The result is an error or a spec, never a panic.
 #[test]
 fn no_value_panics() {
     let values = [

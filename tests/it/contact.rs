@@ -1,4 +1,4 @@
-//! What a new user meets: the start, its errors, and a model that is no judge.
+//! Tests of a new user's first steps: the start, its errors, and a model that cannot judge.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ fn pocket() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket")
 }
 
-/// A copy of the pocket model without its own self-test. Of general questions it knows nothing: a model that is no judge.
+/// Copies the pocket model without its own self-test. It cannot answer the general questions, so it fails as a judge.
 fn no_judge(dir: &Path) {
     for file in fs::read_dir(pocket()).unwrap() {
         let file = file.unwrap();
@@ -26,7 +26,7 @@ fn no_judge(dir: &Path) {
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_selfjudge"))
         .args(arguments)
-        // As on many machines of developers.
+        // Many developers have this variable set.
         .env("RUST_BACKTRACE", "1")
         .output()
         .unwrap()
@@ -195,7 +195,7 @@ fn the_pocket_model_passes_its_own_self_test() {
         (200, &json!(true)),
         "{verdict}"
     );
-    // Both orders disagree on these.
+    // The two orders of these candidates disagree.
     let undecided =
         json!({"prompt": "Write planet backwards.", "candidates": ["tenalp", "tenalp!"]});
     let (_, verdict) = post(&server, "/judge", &undecided);
@@ -395,7 +395,7 @@ fn an_interrupted_run_leaves_a_checkpoint_and_says_how_to_go_on() {
             let written = fs::metadata(&metrics).is_ok_and(|file| file.len() > 0);
             written.then_some(())
         });
-        // SAFETY: a signal to a child that has not been waited for.
+        // SAFETY: kill(2) takes no pointers. The child has not been waited for, so its id is valid.
         assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
@@ -440,7 +440,7 @@ fn an_import_makes_its_data_directory_and_a_missing_file_makes_none() {
     assert!(exported.status.success());
 }
 
-/// The model's file of this name, changed.
+/// Changes the model's JSON file of this name.
 fn rewrite(dir: &Path, name: &str, change: impl FnOnce(&mut Value)) {
     let file = dir.join(name);
     let mut json: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();

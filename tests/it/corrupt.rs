@@ -1,4 +1,4 @@
-//! Weights files that are cut short, flipped, forged or mixed up: always an error that names what is wrong.
+//! Tests of weights files that are truncated, flipped, forged or mixed up: each is refused with an error that names the fault.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ fn message(result: Result<Checkpoint, ModelError>) -> String {
     message
 }
 
-/// A file with this header and so many data bytes.
+/// Returns a file with this header and this number of data bytes.
 fn file(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
@@ -58,7 +58,7 @@ fn truncation_anywhere_is_an_error() {
     assert!(open_bytes(dir.path(), &bytes).is_ok());
 }
 
-/// A flipped header bit either shows as an error or changes nothing that is read.
+/// A flipped bit of the header is either an error or changes nothing that is read.
 #[test]
 fn flipped_header_bytes_never_yield_other_weights() {
     let (bytes, header, good) = original();
@@ -74,7 +74,7 @@ fn flipped_header_bytes_never_yield_other_weights() {
         } else {
             rng.random_range(1..=255u8)
         };
-        // What a decoder asks for: these names with these shapes.
+        // A decoder reads these names with these shapes.
         let read = open_bytes(dir.path(), &bad).and_then(|checkpoint| {
             for (name, (shape, values)) in &good {
                 let tensor = checkpoint.tensor(name, shape.as_slice(), DType::F32, &Device::Cpu)?;
@@ -180,7 +180,7 @@ fn forged_headers_are_refused() {
         8,
         "after the last tensor",
     );
-    // Each the size of the address space, together wrapping around it.
+    // Each tensor has half the size of the address space. Their sum wraps around it.
     let half = 1u64 << 60;
     forged(
         (0..16u64)
@@ -269,7 +269,7 @@ fn asking_for_what_is_not_there_names_it() {
     let (text, _) = ask("model.norm.weight", &[32], DType::I64);
     assert!(text.contains("I64"), "{text}");
 
-    // Nothing else has been read: the first few of the rest are named.
+    // No other tensor was read: the error names the first few of the rest.
     let (text, count) = match checkpoint.refuse_unread(false).unwrap_err() {
         error @ ModelError::UnexpectedTensors { count, .. } => (error.to_string(), count),
         error => panic!("{error}"),
@@ -336,7 +336,7 @@ fn an_output_layer_of_its_own_in_a_tied_model_is_refused() {
         checkpoint.refuse_unread(true)
     };
     with_head(embedding.clone()).unwrap();
-    // The same numbers in another dtype are the same layer.
+    // The same numbers in another dtype count as the same layer.
     with_head(embedding.to_dtype(DType::BF16).unwrap()).unwrap();
     for other in [
         (&embedding * 2.0).unwrap(),
@@ -380,11 +380,11 @@ fn values_that_are_not_finite_are_found_when_asked() {
     assert!(
         read(true, "large", 2, DType::F32).is_ok() && read(true, "large", 2, DType::BF16).is_ok()
     );
-    // 1e6 is beyond f16.
+    // The value 1e6 exceeds the range of f16.
     assert!(read(true, "large", 2, DType::F16).is_err());
 }
 
-/// A copy of the sharded fixture to break.
+/// Copies the sharded fixture to a directory in which a test may damage it.
 fn sharded() -> (tempfile::TempDir, PathBuf, Value) {
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(fixture("arch/llama_sharded")).unwrap() {

@@ -1,4 +1,4 @@
-//! What stands in `docker/` fits the server: its metrics exist, its files are there.
+//! Tests of the files in `docker/`: their metrics exist in the server, and the files that they name exist.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ fn docker(path: &str) -> PathBuf {
         .join(path)
 }
 
-/// Names of our metrics in a query.
+/// Returns the names of the server's metrics in a query.
 fn names(query: &str) -> impl Iterator<Item = &str> {
     query.match_indices("selfjudge:").map(|(at, _)| {
         let end = query[at..].find(|c: char| !(c.is_ascii_alphanumeric() || "_:".contains(c)));
@@ -20,7 +20,7 @@ fn names(query: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Every string of a document under `key`.
+/// Collects every string of a document under `key`.
 fn strings<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a str>) {
     match value {
         Value::Array(values) => values.iter().for_each(|value| strings(value, key, found)),
@@ -67,10 +67,10 @@ fn every_metric_of_the_dashboard_exists() {
         .filter(|name| name.starts_with("selfjudge:") && !shown.contains(*name))
         .collect();
     assert!(missing.is_empty(), "no panel shows {missing:?}");
-    // Annotations have queries of their own.
+    // Annotations have their own queries.
     let marks = dashboard["annotations"]["list"].as_array().unwrap();
     assert!(marks.iter().all(|mark| mark["expr"].is_string()) && marks.len() >= 2);
-    // Panels are told apart by their ids.
+    // Every panel has another id.
     let panels = dashboard["panels"].as_array().unwrap();
     let ids: BTreeSet<u64> = panels.iter().filter_map(|p| p["id"].as_u64()).collect();
     assert_eq!(ids.len(), panels.len());

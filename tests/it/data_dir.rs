@@ -1,4 +1,4 @@
-//! The data directory of 999f5af (tests/fixtures/make_data_dir.py): what was written then is found again.
+//! Tests of a data directory that commit 999f5af wrote (tests/fixtures/make_data_dir.py): this version finds all its contents.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ fn expected() -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// `key:alice`, `key:alice user:eve`, `user:eve`, `operator:root`, `anonymous`.
+/// Parses an owner: `key:alice`, `key:alice user:eve`, `user:eve`, `operator:root`, `anonymous`.
 fn scope(owner: &str) -> Scope {
     let (whose, user) = match owner.split_once("user:") {
         Some((whose, user)) => (whose.trim(), Some(user)),
@@ -33,7 +33,7 @@ fn scope(owner: &str) -> Scope {
     }
 }
 
-/// Every record is there, of its owner and of nobody else, and so are pointers, generations and events.
+/// Asserts that every record is there and belongs to its owner alone, and that pointers, generations and events are there.
 async fn assert_whole(log: &TrafficLog) {
     let expected = expected();
     let records = expected["records"].as_array().unwrap();
@@ -78,7 +78,7 @@ async fn assert_whole(log: &TrafficLog) {
     let last = log.audit.after(0, 1000).await.unwrap();
     let at = expected["events"].as_u64().unwrap() as usize - 1;
     assert_eq!(json!(last[at].hash), expected["last_event"]);
-    // What it takes is counted, so that the quota holds for it too.
+    // The records are counted, so the quota includes them.
     let count = log
         .records
         .count_of(&[Principal::of_key("key-3"), Principal::anonymous()])
@@ -104,7 +104,7 @@ fn its_log_opens_whole() {
     generations.verified(id).unwrap();
 }
 
-/// Tables in an order in which rows can be inserted, those that the migrations fill first emptied.
+/// The tables in an order in which rows can be inserted. Tables that the migrations fill are emptied first.
 const TABLES: [&str; 15] = [
     "settings",
     "records",
@@ -123,7 +123,7 @@ const TABLES: [&str; 15] = [
     "stage_feedback",
 ];
 
-/// What was in an SQLite log of then, in a PostgreSQL log of then.
+/// Copies an SQLite log of that version into a PostgreSQL log of the same version.
 async fn carry_over(from: &Path, to: &str) {
     let old = tempfile::tempdir().unwrap();
     let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src/traffic_log/migrations");
@@ -214,7 +214,7 @@ fn its_log_on_postgres_opens_whole() {
     });
 }
 
-/// A program over a copy of the directory, and its keys.
+/// Starts a server on a copy of the directory, with these keys.
 fn start(dir: &Path, keys: &str) -> Program {
     let expected = expected();
     let (file, admins) = (dir.join("keys"), dir.join("admin-keys"));
@@ -288,7 +288,7 @@ fn its_callers_find_their_records_and_a_key_without_a_name_is_told_of() {
         "{warned}"
     );
 
-    // Names of calls still stand for their records.
+    // Idempotency keys still name their records.
     let call = |record: &Value| record["call"].clone();
     let named = |owner: &str| {
         let of = |record: &&Value| record["owner"] == owner && record["idempotency"] == "order-17";
@@ -315,14 +315,14 @@ fn its_callers_find_their_records_and_a_key_without_a_name_is_told_of() {
         "{answer}"
     );
 
-    // What it had learned serves.
+    // The learned generation still serves.
     let (code, answer) = program.get_with_key("/generations", "root-secret");
     assert_eq!((code, &answer["pointers"]), (200, &expected["pointers"]));
     let answer = program.post_with_key("/generate", "alice-secret", &expected["question"]);
     assert_eq!(answer["version"], expected["version"]);
     program.stop();
 
-    // Named by its old name, the key has its records back.
+    // A key that gets its old name again owns its records again.
     let program = start(
         dir.path(),
         &keys.replace("unnamed-secret", "key-3:unnamed-secret"),
@@ -350,7 +350,7 @@ fn its_files_become_their_owners_alone() {
             .permissions()
             .mode();
         let mut open = Vec::new();
-        // What the test itself put there is the test's.
+        // The test itself wrote these files.
         let foreign = ["keys", "admin-keys", "expected.json"]
             .iter()
             .any(|name| path.ends_with(name));
@@ -412,7 +412,7 @@ fn a_log_that_was_removed_is_told_of() {
     assert_eq!(answer["version"], "base");
 }
 
-/// Text of records is in the database and nowhere else: what was learned has none.
+/// Only the database has the text of records. The files of generations have none.
 #[test]
 fn an_erased_principal_is_in_no_file() {
     fn with(path: &Path, text: &[u8]) -> Vec<std::path::PathBuf> {

@@ -1,4 +1,4 @@
-//! DPO end to end: PyTorch's own steps, offline runs over files, resume after `kill -9`, refusals.
+//! Tests of DPO end to end: steps that PyTorch computed, offline runs over files, resuming after `kill -9`, refusals.
 
 use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
@@ -31,7 +31,7 @@ fn difference(a: &Tensor, b: &Tensor) -> f32 {
     difference.max(0).unwrap().to_scalar().unwrap()
 }
 
-/// Two steps that PyTorch and PEFT took, with everything they came to: loss, log-probabilities, gradient norm, weights.
+/// Repeats two steps of PyTorch and PEFT, and compares loss, log-probabilities, gradient norm and weights.
 #[test]
 fn whole_steps_are_pytorchs() {
     for name in ["llama", "qwen3"] {
@@ -117,8 +117,8 @@ fn ids_f64(value: &Value) -> Vec<f64> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-/// The gradients themselves: a step of plain AdamW without momentum and with a great epsilon moves against the gradient and
-/// nothing else, `lr g / (|g| + eps)`.
+/// Compares the gradients. A step of plain AdamW without momentum and with a large epsilon changes a weight by `lr g / (|g| +
+/// eps)` and by nothing else.
 #[test]
 fn every_gradient_is_pytorchs() {
     const EPS: f64 = 1e6;
@@ -181,7 +181,7 @@ fn every_gradient_is_pytorchs() {
     }
 }
 
-/// A file of pairs in which politeness is preferred, as TRL writes them, and a run over it.
+/// Writes a file of pairs that prefer politeness, in TRL's form, and returns a run over it.
 fn offline(root: &Path, output: &str) -> DpoRunConfig {
     let data = root.join("pairs.jsonl");
     if !data.exists() {
@@ -245,7 +245,7 @@ fn a_run_goes_on_from_a_given_adapter_at_a_margin_of_zero() {
     first.max_steps = Some(3);
     let given = finished(&run(&first, &options(false, None)).unwrap());
 
-    // Nothing is said of the adapter's shape: it is the given one's.
+    // The configuration has no shape of the adapter, so the shape of the given adapter holds.
     let mut config = offline(root.path(), "second");
     config.dpo.lora = DpoRunConfig::default().dpo.lora;
     config.start = Some(given.clone());
@@ -268,7 +268,7 @@ fn a_run_goes_on_from_a_given_adapter_at_a_margin_of_zero() {
         "{row}"
     );
 
-    // Against the bare model the same start is no zero, for it was trained.
+    // Against the bare model the margin at the start is not zero, since the adapter was trained.
     config.output_dir = root.path().join("bare");
     let bare = root.path().join("zero");
     let mut zero = before.clone();
@@ -283,7 +283,7 @@ fn a_run_goes_on_from_a_given_adapter_at_a_margin_of_zero() {
     let row: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     assert_ne!(number(&row["rewards/margins"]), 0.0, "{row}");
 
-    // What contradicts the adapter is refused by name, before anything is trained.
+    // A setting that contradicts the adapter is refused by name, before training begins.
     config.output_dir = root.path().join("third");
     config.dpo.lora.r = 4;
     let error = run(&config, &options(false, None)).unwrap_err().to_string();
@@ -306,7 +306,7 @@ fn a_resumed_run_ends_with_the_same_bits_and_has_learned() {
     config.output_dir = root.path().join("parts");
     let first = run(&config, &options(false, Some(3))).unwrap();
     assert_eq!((first.steps, first.adapter_dir), (3, None));
-    // Across the end of an epoch.
+    // This part goes across the end of an epoch.
     assert_eq!(run(&config, &options(true, Some(4))).unwrap().steps, 7);
     let end = run(&config, &options(true, None)).unwrap();
     assert_eq!(
@@ -338,14 +338,14 @@ fn a_resumed_run_ends_with_the_same_bits_and_has_learned() {
         assert!(config.output_dir.join(file).exists(), "{file}");
     }
 
-    // Another configuration does not go on from it, and without --resume nothing is overwritten.
+    // A resume with another configuration is refused. Without --resume no file is overwritten.
     config.dpo.beta = 0.5;
     let error = run(&config, &options(true, None)).unwrap_err().to_string();
     assert!(error.contains("another configuration"), "{error}");
     let error = run(&config, &options(false, None)).unwrap_err().to_string();
     assert!(error.contains("resume it"), "{error}");
 
-    // The result loads over the model, here and in Python.
+    // The result loads with the model, here and in Python.
     let dir = finished(&end);
     let model = LanguageModel::load(Path::new(POCKET), &LoadOptions::default()).unwrap();
     let weights = WeightStore::with_adapter_dir(model.decoder().clone(), Some(&dir)).unwrap();
@@ -373,7 +373,7 @@ fn a_killed_run_goes_on_where_its_last_checkpoint_was() {
         }
         command.status().unwrap()
     };
-    // Killed in the fourth step; then in the third after the checkpoint of the second.
+    // The run is killed in the fourth step, and then in the third step after the checkpoint of the second.
     for place in ["train.step:4", "train.step:3"] {
         assert_eq!(
             command(Some(place)).signal(),
@@ -409,7 +409,7 @@ fn data_that_cannot_be_trained_on_is_left_out_or_refused() {
         pair("Add 1 and 2.", "3", " "),
         pair("Add 1 and 2.", "3", "3"),
         pair(&long, "3", "4"),
-        // Cut, it loses its end; both cut alike, they are equal.
+        // The text loses its end where it is cut. Two answers that are cut alike become equal.
         pair("Add 1 and 2.", &long, "4"),
         pair("Add 1 and 2.", &format!("{long}!"), &format!("{long}?")),
     ]);
@@ -464,7 +464,7 @@ fn a_merged_model_has_every_file_that_it_needs() {
     }
     let template = std::fs::read_to_string(out.join("judge_template.toml")).unwrap();
     assert_eq!(template, "# trained with it");
-    // `an_adapter_made_by_peft_gives_pefts_logits` compares the numbers.
+    // The test `an_adapter_made_by_peft_gives_pefts_logits` compares the numbers.
     std::fs::remove_file(out.join("judge_template.toml")).unwrap();
     let model = LanguageModel::load(&out, &LoadOptions::default()).unwrap();
     let weights = WeightStore::new(model.decoder().clone());

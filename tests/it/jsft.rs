@@ -1,4 +1,4 @@
-//! JSFT end to end: bit-equal resume, `kill -9`, adapters, refusals, and a model small enough to learn within a minute.
+//! Tests of JSFT end to end: a resume with equal bits, `kill -9`, adapters, refusals, and a model that learns within a minute.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::support::{inline, same_as_in_python};
 
 const POCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/pocket");
 
-/// A directory to start from: the pocket model's tokenizer and templates, another shape.
+/// Makes a directory to start from: the pocket model's tokenizer and templates with another shape of the model.
 pub fn start(root: &Path, hidden: usize, layers: usize) -> PathBuf {
     let dir = root.join("start");
     std::fs::create_dir_all(&dir).unwrap();
@@ -96,7 +96,7 @@ fn a_resumed_run_ends_with_the_same_bits() {
     let root = tempfile::tempdir().unwrap();
     let mut config = tiny(root.path(), "whole", 120);
     config.max_steps = Some(7);
-    // Fewer examples than the steps need: the resume falls into a second epoch.
+    // The run has fewer examples than its steps need, so the resume reaches a second epoch.
     config.epochs = 3.0;
     let whole = run(&config, &options(false, None)).unwrap();
     assert_eq!(whole.steps, 7);
@@ -157,13 +157,13 @@ fn a_killed_run_loses_at_most_what_came_after_its_last_checkpoint() {
             .stderr(Stdio::null());
         command
     };
-    // Its sixth step's checkpoint or a later one: they are pruned as new ones come.
+    // Waits for the checkpoint of step 6 or a later one, since new checkpoints replace old ones.
     let begun = || {
         let dirs = std::fs::read_dir(config.output_dir.join("checkpoints")).ok()?;
         let mut names = dirs.flatten().map(|dir| dir.file_name());
         names.find(|name| {
             let name = name.to_string_lossy();
-            // Others are only being written.
+            // Other names are checkpoints that are still being written.
             name.starts_with("step-") && *name >= *"step-00000006"
         })
     };
@@ -228,7 +228,7 @@ fn an_adapter_is_trained_saved_and_loaded_again() {
     assert_ne!(a, b);
     same_as_in_python(&base_dir, Some(&adapter_dir), &adapted, &prompts[0]);
 
-    // The trained adapter is trained further: its shape is the run's, and without a step nothing of it has changed.
+    // The trained adapter is trained further. The run takes its shape, and at a learning rate of 0 nothing of it changes.
     config.output_dir = root.path().join("further");
     config.lora = None;
     config.start = Some(adapter_dir.clone());
@@ -313,7 +313,7 @@ fn ultrafeedback_files_are_trained_on() {
     run(&config, &options(false, None)).unwrap();
     let report = std::fs::read_to_string(config.output_dir.join("mixture.json")).unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    // A prompt gives one answer to imitate and a comparison under each of the two aspects that are rated, in both orders.
+    // Each prompt gives one answer to imitate, and one comparison in both orders under each of the two rated aspects.
     assert_eq!(
         (&report["sft_examples"], &report["judge_examples"]),
         (&json!(8), &json!(32))
@@ -330,11 +330,11 @@ fn what_cannot_be_trained_is_refused_with_a_reason() {
         let error = run(config, &options(resume, None)).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     };
-    // A directory that already holds a run; a resume with another configuration.
+    // A directory that already holds a run is refused, and so is a resume with another configuration.
     refused(&config, false, "resume");
     config.schedule.learning_rate = 2e-3;
     refused(&config, true, "another configuration");
-    // Labels that are not one token each in this vocabulary.
+    // Labels of more than one token in this vocabulary are refused.
     let template = root.path().join("template.toml");
     let text = std::fs::read_to_string(Path::new(POCKET).join("judge_template.toml")).unwrap();
     std::fs::write(

@@ -1,4 +1,4 @@
-//! Training teaches: a model small enough to learn within a minute gains both skills.
+//! Tests that training works: a model small enough to learn within a minute gains both skills.
 
 use judge::{Format, Judge, JudgeTemplate, principles_from_model_dir, read_records};
 use model::{LanguageModel, LoadOptions, WeightStore};
@@ -18,7 +18,7 @@ use train::{
 use crate::jsft::{options, start, tiny};
 use crate::support::inline;
 
-/// Retrains a far smaller model than the default one from the same recipe's parts.
+/// Trains a model far smaller than the default one with parts of the same recipe.
 #[test]
 fn both_skills_rise_within_a_minute_of_training() {
     let root = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The one integration binary.
+//! The binary of all integration tests.
 
 mod attack;
 mod config;
@@ -25,6 +25,6 @@ mod spans;
 mod support;
 mod weights_files;
 
-/// Notes the largest request for memory: no damaged file may ask for more than there is.
+/// An allocator that records the largest allocation. No damaged file may ask for more memory than there is.
 #[global_allocator]
 static ALLOCATOR: support::Noting = support::Noting;

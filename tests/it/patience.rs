@@ -1,19 +1,20 @@
-//! Waiting for a condition. No test is about speed: a deadline is there to end a test that will never pass, on the slowest machine.
+//! Functions that wait for a condition. No test measures speed: a deadline only ends a test that would never pass on the slowest
+//! machine.
 
 use std::time::{Duration, Instant};
 
 use reqwest::blocking::Client;
 
-/// Time until a test gives up.
+/// The time after which a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Time between two looks.
+/// The interval between two checks of a condition.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Returns what `look` finds, once it finds something.
+/// Returns the first value that `look` finds.
 ///
 /// # Panics
-/// If it finds nothing within [`PATIENCE`].
+/// If it finds none within [`PATIENCE`].
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -31,7 +32,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// Waits until the condition holds.
 ///
 /// # Panics
-/// If it does not within [`PATIENCE`].
+/// If it does not hold within [`PATIENCE`].
 pub async fn until(happened: impl AsyncFn() -> bool) {
     let begun = Instant::now();
     while !happened().await {
@@ -40,13 +41,13 @@ pub async fn until(happened: impl AsyncFn() -> bool) {
     }
 }
 
-/// A client that waits as long for an answer: by default one gives up after 30 s.
+/// Returns a client that waits as long for an answer. The default timeout is 30 s.
 pub fn client() -> Client {
     Client::builder().timeout(PATIENCE).build().unwrap()
 }
 
-/// Repeats a scenario that depends on being quicker than the server, until it was. `attempt` asserts whatever must hold in any
-/// case and says whether it was quick enough.
+/// Repeats a scenario that must be faster than the server until it was. `attempt` asserts the conditions that must hold in any
+/// case, and returns whether it was fast enough.
 ///
 /// # Panics
 /// If it never is.

@@ -1,4 +1,4 @@
-//! The running program: real sockets, signals, TLS, and clients that others wrote.
+//! Tests of the running server: real sockets, signals, TLS, and other projects' clients.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -11,7 +11,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use crate::patience::{PATIENCE, client, eventually};
 use crate::support::{data, python, root};
 
-/// A server with the default model, on a port of its own. Killed when dropped.
+/// A server with the default model on a port of its own. It is killed when dropped.
 pub struct Server {
     child: Child,
     url: String,
@@ -23,19 +23,19 @@ impl Server {
         Self::start_in(&[], arguments)
     }
 
-    /// With these variables in its environment.
+    /// Starts the server with these variables in its environment.
     fn start_in(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
             .envs(environment.iter().copied())
-            // Nothing of a test lies behind a proxy.
+            // No call of a test may go through a proxy.
             .env("NO_PROXY", "127.0.0.1")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        // Warnings of keys and of the model may come before it.
+        // Warnings about keys and about the model may come before the address.
         let mut before: Vec<String> = Vec::new();
         for line in lines.by_ref().map_while(Result::ok) {
             before.push(line);
@@ -55,7 +55,7 @@ impl Server {
             .unwrap_or_else(|| panic!("{line}"))
             .trim_end_matches(':');
         let url = url.to_owned();
-        // What it says later must not fill the pipe.
+        // The thread reads later lines, so that the pipe never fills.
         let said = Arc::new(Mutex::new(before));
         let into = Arc::clone(&said);
         std::thread::spawn(move || {
@@ -66,7 +66,7 @@ impl Server {
         Self { child, url, said }
     }
 
-    /// The process' number.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -75,17 +75,17 @@ impl Server {
         format!("{}{path}", self.url)
     }
 
-    /// The lines of its log so far.
+    /// Returns the lines of the log so far.
     pub fn said(&self) -> Vec<String> {
         self.said.lock().unwrap().clone()
     }
 
     pub fn signal(&self, signal: i32) {
-        // SAFETY: a signal to a child that has not been waited for.
+        // SAFETY: kill(2) takes no pointers. The child has not been waited for, so its id is valid.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
     }
 
-    /// Waits until it has ended.
+    /// Waits for the end of the process.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
@@ -93,7 +93,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have gone already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -120,7 +120,7 @@ fn a_model_without_a_chat_template_serves_raw_routes_and_says_what_it_lacks() {
         &json!({"prompt": "Once upon a time", "max_tokens": 4}),
     );
     assert_eq!(status, 200, "{answer}");
-    // None of them can be asked without a template.
+    // These routes need a chat template.
     for (path, body, code) in [
         ("/generate", json!({"prompt": "q"}), "no_chat_template"),
         (
@@ -144,7 +144,7 @@ fn a_model_without_a_chat_template_serves_raw_routes_and_says_what_it_lacks() {
 
 #[test]
 fn a_signal_as_soon_as_the_address_is_known_ends_it_well() {
-    // The first line with an address is the first sign of life that a supervisor has.
+    // A supervisor may send a signal as soon as the first line with an address is logged.
     for signal in [libc::SIGTERM, libc::SIGINT] {
         for _ in 0..4 {
             let mut server = Server::start(&[]);
@@ -183,7 +183,7 @@ fn running_answers_finish_after_sigterm_and_new_connections_do_not_begin() {
 #[test]
 fn an_answer_that_outlasts_the_drain_is_cut_off() {
     let mut server = Server::start(&["--drain-timeout", "0"]);
-    // Seconds of work.
+    // This call takes seconds.
     let body =
         json!({"prompt": "x", "stream": true, "ignore_eos": true, "max_tokens": 500, "n": 128});
     let mut answer = client()
@@ -287,7 +287,7 @@ fn openais_own_client_is_served() {
     );
 }
 
-/// The npm package `openai` is found below `SELFJUDGE_NODE_MODULES`, or `target/clients/node_modules`.
+/// The test needs the npm package `openai` below `SELFJUDGE_NODE_MODULES` or `target/clients/node_modules`.
 #[test]
 #[cfg_attr(
     not(has_node),
@@ -314,7 +314,7 @@ fn openais_client_for_node_is_served() {
     );
 }
 
-/// Likelihoods of choices and of whole texts, and generations, as numpy has them of the weights alone.
+/// Compares likelihoods of choices and of whole texts, and generations, with numpy's results from the weights alone.
 #[test]
 #[cfg_attr(
     not(has_lm_eval),
@@ -339,7 +339,7 @@ fn lm_eval_agrees_with_the_models_own_numbers() {
     );
 }
 
-/// Random requests by the API's description: never a 5xx, never an answer that is not as described.
+/// Sends random requests by the API's description. No answer may be a 5xx or differ from the description.
 #[test]
 #[cfg_attr(
     not(has_clients),
@@ -362,14 +362,14 @@ fn schemathesis_finds_nothing() {
             "--exclude-path-regex",
             "^/(events|principles|train.*|generations.*)$",
         ])
-        // That fields contradict each other is beyond what a schema can say.
+        // A schema cannot express that fields contradict each other.
         .args([
             "--exclude-checks",
             "positive_data_acceptance",
             "--max-time",
             "60",
             "--no-color",
-            // A slow machine is no failure.
+            // The timeout is large, so that a slow machine does not fail the test.
             "--request-timeout",
             "600",
             "--suppress-health-check",
@@ -384,7 +384,7 @@ fn schemathesis_finds_nothing() {
     );
 }
 
-/// What a server says that does not start.
+/// Starts a server that must refuse its arguments, and returns its log.
 fn refused(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
         .args(["serve", "--listen", "127.0.0.1:0"])
@@ -472,7 +472,7 @@ fn keys_that_others_can_read_or_guess_are_warned_of_and_metrics_have_a_listener(
         .text()
         .unwrap();
     let statuses = ["/health", "/ready", "/v1/models"].map(|path| status(&metrics, path));
-    // The common listener's line comes first; its own metrics are an operator's, of whom there is none.
+    // The line of the common listener comes first. Its `/metrics` are only for operators, of whom there is none.
     let first = said
         .split_whitespace()
         .find(|word| word.starts_with("http://"))

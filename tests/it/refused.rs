@@ -1,4 +1,4 @@
-//! What cannot work is refused before the work begins, in one line that says what to change.
+//! Tests of settings and files that cannot work: each is refused before the work begins, in one line that says what to change.
 
 use std::fs;
 use std::net::TcpListener;
@@ -18,12 +18,12 @@ fn pocket() -> PathBuf {
 
 fn run(words: &[&str]) -> Output {
     let mut command = Command::new(PROGRAM);
-    // As on many machines of developers.
+    // Many developers have this variable set.
     command.args(words).env("RUST_BACKTRACE", "1");
     command.output().unwrap()
 }
 
-/// The one line of an error.
+/// Returns the one line of an error.
 fn refused(words: &[&str]) -> String {
     let output = run(words);
     let said = String::from_utf8(output.stderr).unwrap();
@@ -36,7 +36,7 @@ fn refused(words: &[&str]) -> String {
     errors[0].to_owned()
 }
 
-/// A model whose files are the pocket model's but for one.
+/// Copies the pocket model with one file replaced.
 fn pocket_with(dir: &Path, name: &str, text: &str) {
     fs::create_dir(dir).unwrap();
     for file in fs::read_dir(pocket()).unwrap() {
@@ -341,7 +341,7 @@ fn nothing_is_made_where_something_was_meant_to_be() {
     }
 }
 
-/// Through a shell, whose limits the program inherits.
+/// Starts the program through a shell, whose limits it inherits.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_limit_of_the_address_space_is_one_line() {

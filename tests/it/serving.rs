@@ -1,4 +1,4 @@
-//! A loaded model: adapters, transformers.
+//! Tests of a loaded model: adapters, and a comparison with transformers.
 
 use candle_core::Device;
 use kernels::{linear::WeightFormat, nn::AttentionBackend};
@@ -82,7 +82,7 @@ fn an_adapter_made_by_peft_gives_pefts_logits() {
     let base = fixture("jsft/llama");
     let (lora, weights) = adapter::load(&fixture("lora")).unwrap();
     assert_golden(&base, lora.clone(), weights);
-    // Merged into the base's weights it is the same model.
+    // The adapter merged into the base's weights is the same model.
     let out = tempfile::tempdir().unwrap();
     merge(&base, &fixture("lora"), out.path()).unwrap();
     assert_golden(out.path(), lora, adapter::AdapterWeights::new());

@@ -1,6 +1,7 @@
-//! `docs/settings.md`: every option of the command line and every key of the files of settings, from their doc comments.
+//! A test of `docs/settings.md`, which lists every option of the command line and every key of the settings files with its doc
+//! comment.
 //!
-//! `SELFJUDGE_WRITE_DOCS=1 cargo test -p selfjudge --test it settings_reference` writes it.
+//! `SELFJUDGE_WRITE_DOCS=1 cargo test -p selfjudge --test it settings_reference` writes the page.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -57,7 +58,7 @@ fn the_reference_of_settings_is_the_programs() {
     );
 }
 
-/// Writes the options of a command and of those below it.
+/// Writes the options of a command and of its subcommands.
 fn commands(page: &mut String, command: &clap::Command, path: &str, top: bool) {
     let options = command.get_arguments().filter(|option| {
         let named = option.get_long().is_some() || option.is_positional();
@@ -125,7 +126,7 @@ fn option_row(option: &clap::Arg) -> String {
     )
 }
 
-/// Makes a text fit a cell of a table.
+/// Returns a text in the form of a table cell.
 fn cell(text: &str) -> String {
     text.split_whitespace()
         .collect::<Vec<_>>()
@@ -133,16 +134,16 @@ fn cell(text: &str) -> String {
         .replace('|', "\\|")
 }
 
-/// A key of a file of settings.
+/// A key of a settings file.
 struct Key {
     name: String,
     doc: String,
-    /// The type's name, without `Option` and `Vec`.
+    /// The name of the type, without `Option` and `Vec`.
     kind: String,
     flattened: bool,
 }
 
-/// The structs of the sources, by name.
+/// The structs of the sources by name.
 struct Structs(BTreeMap<String, Vec<Key>>);
 
 impl Structs {
@@ -237,7 +238,7 @@ fn kind(ty: &Type) -> String {
     }
 }
 
-/// Writes the keys of a file of settings.
+/// Writes the keys of a settings file.
 fn file(page: &mut String, structs: &Structs, title: &str, root: &str, defaults: &impl Serialize) {
     let defaults = serde_json::to_value(defaults).unwrap();
     write!(

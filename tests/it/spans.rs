@@ -1,4 +1,4 @@
-//! What is said about every call: its span, as a line of the log and at a collector, and what happens where there is none.
+//! Tests of spans: every call has one, as a line of the log and at a collector; and the server works without a collector.
 
 use std::net::TcpListener;
 use std::sync::mpsc;
@@ -17,11 +17,11 @@ use crate::http::RUNTIME;
 use crate::patience::{PATIENCE, client, eventually};
 use crate::process::Server;
 
-/// A collector on a port of its own: its address, and what it is sent.
+/// Starts a collector on a port of its own. Returns its address and the bodies that it receives.
 fn collector() -> (String, mpsc::Receiver<Bytes>) {
     let (sender, received) = mpsc::channel();
     let take = move |body: Bytes| {
-        // The test may have seen enough.
+        // The test may have ended and dropped the receiver.
         let _ = sender.send(body);
         async {}
     };
@@ -53,7 +53,7 @@ fn number(span: &Span, name: &str) -> i64 {
     }
 }
 
-/// Waits for the span of the request of that id.
+/// Waits for the span of the request with this id.
 fn span_of(id: &str, received: &mpsc::Receiver<Bytes>, seen: &mut Vec<Span>) -> Span {
     let named = |span: &&Span| attribute(span, "id") == Some(Attribute::StringValue(id.into()));
     loop {
@@ -120,7 +120,7 @@ fn a_collector_is_sent_the_times_of_every_call() {
     let generated = usage_of["completion_tokens"].as_i64().unwrap();
     assert_eq!(number(&span, "generated_tokens"), generated);
     assert!(seconds(&span, "decode_seconds") > 0.0);
-    // Two samples of one prompt: it is computed once.
+    // Two samples share one prompt, which is computed once.
     assert_eq!(
         number(&span, "prompt_tokens"),
         usage_of["prompt_tokens"].as_i64().unwrap()
@@ -130,7 +130,7 @@ fn a_collector_is_sent_the_times_of_every_call() {
         number(&span, "prompt_tokens"),
         usage_of["prompt_tokens"].as_i64().unwrap()
     );
-    // What asks nothing of the engine has a span without its times.
+    // A call that needs no engine has a span without times of the engine.
     let span = span_of("counted", &received, &mut seen);
     assert_eq!(attribute(&span, "queue_seconds"), None);
     assert_eq!(number(&span, "status"), 200);

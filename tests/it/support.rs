@@ -1,5 +1,5 @@
-//! What the integration tests share.
-#![allow(dead_code)] // each test module uses some of it
+//! Functions that the integration tests share.
+#![allow(dead_code)] // each test module uses some of these functions
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use model::WeightStore;
 
 pub use test_support::{data, root};
 
-/// A committed fixture.
+/// Returns the path of a committed fixture.
 pub fn fixture(name: &str) -> PathBuf {
     root().join("tests/fixtures").join(name)
 }
 
-/// Returns Python (`SELFJUDGE_PYTHON`, or `python3`) with `arguments`, which succeeds with `check` after them.
+/// Returns the command of Python (`SELFJUDGE_PYTHON`, or `python3`) with `arguments`. It must succeed with `check` after them.
 pub fn python(arguments: &[&str], check: &str) -> Command {
     let python = std::env::var("SELFJUDGE_PYTHON").unwrap_or_else(|_| "python3".into());
     let checked = Command::new(&python).args(arguments).arg(check).output();
@@ -31,8 +31,8 @@ pub fn python(arguments: &[&str], check: &str) -> Command {
     command
 }
 
-/// Asserts that transformers (and peft, for an adapter) gives the log-probabilities after `ids` that the engine gives with weights in
-/// f32; with `has_transformers` only.
+/// Asserts that the engine with weights in f32 gives the same log-probabilities after `ids` as transformers (and peft, for an
+/// adapter). It needs `has_transformers`.
 pub fn same_as_in_python(base: &Path, adapter: Option<&Path>, weights: &WeightStore, ids: &[u32]) {
     let script = fixture("peft_readback.py");
     let listed: Vec<String> = ids.iter().map(u32::to_string).collect();
@@ -66,7 +66,7 @@ pub fn same_as_in_python(base: &Path, adapter: Option<&Path>, weights: &WeightSt
     }
 }
 
-/// An engine on the caller's thread, with a cache that is quick to reserve.
+/// Returns an engine on the caller's thread, with a cache that is quickly reserved.
 pub fn inline(weights: &WeightStore) -> InlineEngine {
     let config = EngineConfig {
         kv_cache_memory: 16 << 20,
@@ -77,48 +77,48 @@ pub fn inline(weights: &WeightStore) -> InlineEngine {
 
 static LARGEST: AtomicUsize = AtomicUsize::new(0);
 
-/// The system's allocator, which also notes the largest request.
+/// The system's allocator, which also records the largest allocation.
 pub struct Noting;
 
 fn note(size: usize) {
-    // Small requests need no shared line.
+    // Small allocations do not write to the shared cache line.
     if size > 1 << 20 {
         LARGEST.fetch_max(size, Ordering::Relaxed);
     }
 }
 
-// SAFETY: every call is passed on to the system's allocator unchanged, which keeps the trait's promises.
+// SAFETY: every call goes to the system's allocator unchanged, which fulfils the contract of the trait.
 unsafe impl GlobalAlloc for Noting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
-        // SAFETY: the caller promises a layout of some size.
+        // SAFETY: the caller promises a layout of nonzero size.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
-        // SAFETY: the caller promises a layout of some size.
+        // SAFETY: the caller promises a layout of nonzero size.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         note(new_size);
-        // SAFETY: the memory came from the system's allocator, by this layout, as the caller promises.
+        // SAFETY: the caller promises that the memory came from this allocator, with this layout.
         unsafe { System.realloc(memory, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the memory came from the system's allocator, by this layout, as the caller promises.
+        // SAFETY: the caller promises that the memory came from this allocator, with this layout.
         unsafe { System.dealloc(memory, layout) }
     }
 }
 
-/// Bytes of the largest request for memory of this process so far.
+/// Returns the bytes of the largest allocation of this process so far.
 pub fn largest_allocation() -> usize {
     LARGEST.load(Ordering::Relaxed)
 }
 
-/// The comparisons of [`same_as_in_python`] are made.
+/// Asserts that Python has transformers and peft, so that [`same_as_in_python`] compares.
 #[test]
 #[cfg_attr(
     not(has_transformers),

@@ -1,4 +1,5 @@
-//! Weights files that are written here: read back as they were, in every dtype, and replaced whole or not at all.
+//! Tests of weights files that the program writes: they are read back unchanged in every dtype, and are replaced whole or not at
+//! all.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +45,7 @@ fn what_is_saved_is_read_back_and_another_reader_agrees() {
         );
         assert_eq!(again.metadata()["format"], "pt");
         let reread = load_all(&again).unwrap();
-        // The values came from f16: f32 and f16 hold them exactly.
+        // The values came from f16, so f32 and f16 hold them exactly.
         if dtype != Some(DType::BF16) {
             assert_eq!(reread, loaded);
         }
@@ -77,7 +78,7 @@ fn what_is_saved_is_read_back_and_another_reader_agrees() {
 #[test]
 fn every_stored_dtype_converts_to_every_other() {
     let dir = tempfile::tempdir().unwrap();
-    // Odd values: ties, subnormals of f16, the largest bf16.
+    // The values include ties, subnormals of f16 and the largest bf16.
     let values: Vec<f32> = (0..70_001u32)
         .map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761) & 0xbfff_ffff))
         .map(|v| if v.is_finite() { v } else { 1.0 })

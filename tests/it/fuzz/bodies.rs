@@ -1,4 +1,4 @@
-//! Bodies of every route that takes one, made from the examples of the API's description.
+//! Tests of random bodies of every route that takes one, made from the examples of the API's description.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ use super::{cases, damage, rng};
 use crate::http::{RUNTIME, call, engine, metric, start, text};
 use crate::patience::until;
 
-/// A server of its own, which runs only a few sequences at once: a body that asks for hundreds of answers is refused.
+/// A server of its own that runs few sequences at once. It refuses a body that asks for hundreds of answers.
 static SERVER: LazyLock<Router> = LazyLock::new(|| {
     let engine = EngineConfig {
         max_concurrent: 8,
@@ -32,7 +32,7 @@ struct Route {
     parameters: Vec<String>,
 }
 
-/// All routes that take a body of JSON.
+/// Returns all routes that take a body of JSON.
 fn routes() -> Vec<Route> {
     let doc = serde_json::to_value(api_doc()).unwrap();
     let mut routes = Vec::new();
@@ -60,7 +60,7 @@ fn routes() -> Vec<Route> {
     routes
 }
 
-/// Nothing but an answer, or a refusal that says what and why.
+/// Sends a body. The result must be an answer, or a refusal with a code and a message.
 async fn try_body(path: &str, body: Vec<u8>) -> StatusCode {
     let shown = String::from_utf8_lossy(&body).into_owned();
     let response = call(&SERVER, path, body).await;
@@ -76,7 +76,7 @@ async fn try_body(path: &str, body: Vec<u8>) -> StatusCode {
     let error = &error["error"];
     let said = error["code"].is_string() && !error["message"].as_str().unwrap_or("").is_empty();
     assert!(said, "{}", told());
-    // A caller may set itself a deadline that nobody can keep.
+    // A body may ask for a deadline that no server can keep.
     let late = error["code"] == "deadline_exceeded";
     assert!(status.is_client_error() || late, "{}", told());
     status
@@ -108,7 +108,7 @@ fn no_body_is_answered_with_a_5xx() {
             }
         }
     }
-    // Damage that is always refused at the door would try nothing behind it.
+    // The test needs both outcomes: if all damage were refused at once, the code after the checks would not be tested.
     assert!(answered > 20 && refused > 20, "{answered}, {refused}");
     RUNTIME.block_on(async {
         let body = json!({"prompt": "What is 3 plus 4?"}).to_string();
@@ -116,7 +116,7 @@ fn no_body_is_answered_with_a_5xx() {
             call(&SERVER, "/generate", body).await.status(),
             StatusCode::OK
         );
-        // A call that ran into its deadline has been answered before the engine has noticed.
+        // A call that reaches its deadline is answered before the engine has removed it.
         for gauge in ["num_requests_running", "kv_cache_usage_perc"] {
             until(async || metric(&SERVER, gauge).await == 0.0).await;
         }

@@ -1,11 +1,11 @@
-//! Ways to break JSON and bytes.
+//! Functions that damage JSON and bytes.
 
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
 
-/// Values that programs stumble over.
+/// Returns a value that programs often handle wrongly.
 fn odd(rng: &mut ChaCha8Rng) -> Value {
     let deep = (0..60).fold(json!(1), |inner, _| json!([inner]));
     let all = [
@@ -34,7 +34,7 @@ fn odd(rng: &mut ChaCha8Rng) -> Value {
         json!("{{ x }}{% for %}"),
         json!("((((a*)*)*)*)*"),
         json!("x".repeat(3000)),
-        // At bounds and one above them: see docs/limits.md.
+        // These values are at bounds and one above them: see docs/limits.md.
         json!("x".repeat(1024)),
         json!("x".repeat(1025)),
         json!("7".repeat(70_000)),
@@ -60,7 +60,7 @@ fn odd(rng: &mut ChaCha8Rng) -> Value {
         .clone()
 }
 
-/// How many values are in a document.
+/// Returns the number of values in a document.
 fn count(value: &Value) -> usize {
     1 + match value {
         Value::Array(values) => values.iter().map(count).sum(),
@@ -69,7 +69,7 @@ fn count(value: &Value) -> usize {
     }
 }
 
-/// Does `change` to the value of that number, counted from the root.
+/// Applies `change_it` to the value of that number, counted from the root.
 fn change(value: &mut Value, at: &mut usize, change_it: &mut dyn FnMut(&mut Value)) {
     if *at == 0 {
         *at = usize::MAX;
@@ -89,7 +89,7 @@ fn change(value: &mut Value, at: &mut usize, change_it: &mut dyn FnMut(&mut Valu
     }
 }
 
-/// Breaks a document in one to three places; mostly it is of the same shape still.
+/// Damages a document in one to three places. In most cases it keeps its shape.
 pub fn value(rng: &mut ChaCha8Rng, document: &mut Value) {
     for _ in 0..rng.random_range(1..=3) {
         let mut at = rng.random_range(0..count(document));
@@ -109,7 +109,7 @@ fn one(rng: &mut ChaCha8Rng, value: &mut Value) {
             map.insert("unheard_of".into(), new);
         }
         (Value::Object(map), 2) if !map.is_empty() => {
-            // The value of one key under the name of another.
+            // Copies the value of one key to the name of another key.
             let at = rng.random_range(0..map.len());
             let keys: Vec<String> = map.keys().cloned().collect();
             let moved = map.values().next().cloned().unwrap_or_default();
@@ -140,7 +140,7 @@ fn one(rng: &mut ChaCha8Rng, value: &mut Value) {
     }
 }
 
-/// Parameters added to an object, one or two of `known` with odd values.
+/// Adds one or two of the `known` parameters with odd values to an object.
 pub fn parameters(rng: &mut ChaCha8Rng, object: &mut Map<String, Value>, known: &[String]) {
     for _ in 0..rng.random_range(1..=2) {
         if let Some(name) = known.choose(rng) {
@@ -150,7 +150,7 @@ pub fn parameters(rng: &mut ChaCha8Rng, object: &mut Map<String, Value>, known: 
     }
 }
 
-/// Breaks bytes in one to four places: flips, gaps, doubles, an end that comes early.
+/// Damages bytes in one to four places: flips, gaps, doubled parts, an early end.
 pub fn bytes(rng: &mut ChaCha8Rng, bytes: &mut Vec<u8>) {
     for _ in 0..rng.random_range(1..=4) {
         if bytes.is_empty() {

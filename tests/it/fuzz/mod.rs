@@ -1,8 +1,8 @@
-//! Random damage to all that comes from outside: requests and files. Whatever comes, nothing panics, and what is refused is
-//! refused with a word.
+//! Tests of random damage to all input from outside: requests and files. No input may cause a panic, and every refusal has a
+//! message.
 //!
-//! Every run does the same: the damage is a function of the seed. `SELFJUDGE_FUZZ_SEED` draws another, `SELFJUDGE_FUZZ_CASES`
-//! that many times as much.
+//! Every run makes the same damage, as a function of the seed. `SELFJUDGE_FUZZ_SEED` sets another seed, and
+//! `SELFJUDGE_FUZZ_CASES` multiplies the number of cases.
 
 mod bodies;
 mod checkpoints;
@@ -19,14 +19,14 @@ fn number(variable: &str, default: u64) -> u64 {
         .unwrap_or(default)
 }
 
-/// The generator of one part of the work.
+/// Returns the random generator of one part of the tests.
 fn rng(part: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(number("SELFJUDGE_FUZZ_SEED", 1));
     rng.set_stream(part);
     rng
 }
 
-/// How many cases to try where an ordinary run tries `few`.
+/// Returns the number of cases, of which a run by default has `few`.
 fn cases(few: usize) -> usize {
     few * number("SELFJUDGE_FUZZ_CASES", 1) as usize
 }
