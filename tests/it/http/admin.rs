@@ -1,4 +1,4 @@
-//! What is the operators' to do, and how others are kept from it.
+//! Tests of the operators' routes, and of refusals to other callers.
 
 use traffic_log::{
     GenerationId, NewGeneration, NewStage, RecordId, StageId, TrafficLog, TrainerLease,
@@ -10,7 +10,7 @@ fn table() -> Value {
     json!({"version": 1, "principles": [{"id": "correct", "text": "correct"}]})
 }
 
-/// What only operators may call.
+/// The calls that only operators may make.
 const CALLS: [&str; 3] = [
     "GET /events",
     "PUT /principles",
@@ -318,7 +318,7 @@ fn generations_are_listed_by_a_record_that_they_read() {
     assert_eq!(listed("?recrod=x").0, StatusCode::BAD_REQUEST);
 }
 
-/// A stage that runs, and its trainer's lease.
+/// Opens a stage, with the lease of its trainer.
 pub(super) async fn open_stage(log: &TrafficLog) -> (TrainerLease, StageId) {
     let ttl = std::time::Duration::from_secs(3600);
     let lease = log.leases.acquire("t", ttl).await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! The committed description of the API is the program's, and its examples are true.
+//! Tests of the committed description of the API: it is the program's, and its examples are answered as they are shown.
 
 use selfjudge::http::api_doc;
 use traffic_log::Consent;
@@ -19,7 +19,7 @@ fn the_committed_description_is_the_programs() {
     );
 }
 
-/// All request bodies that the description shows for an operation.
+/// Returns all request bodies that the description shows for an operation.
 fn examples(operation: &Value) -> Vec<Value> {
     let Some(content) = operation["requestBody"]["content"].get("application/json") else {
         return Vec::new();
@@ -29,7 +29,7 @@ fn examples(operation: &Value) -> Vec<Value> {
     named.chain(content.get("example").cloned()).collect()
 }
 
-/// The id that examples use, for want of a record.
+/// The record id of the examples, which the test replaces.
 const EXAMPLE_ID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
 
 #[test]
@@ -60,7 +60,7 @@ fn every_example_is_answered() {
                 let body = body.map(|body| body.to_string().replace(EXAMPLE_ID, &id));
                 let request = Request::builder()
                     .method(&*method)
-                    // The only generation that is there is the base.
+                    // The base is the only generation here.
                     .uri(match path.starts_with("/generations") {
                         true => path.replace("{id}", "base"),
                         false if path.starts_with("/v1/models") => path.replace("{id}", "pocket"),
@@ -84,8 +84,8 @@ fn every_example_is_answered() {
     assert!(bodies >= 14, "{bodies}");
 }
 
-/// Random requests by the API's description, to a server that keeps a log and has operators: never a 5xx, never an answer that
-/// is not as described.
+/// Sends random requests by the API's description to a server with a log and operators. No answer may be a 5xx or differ from the
+/// description.
 #[test]
 #[cfg_attr(
     not(has_clients),
@@ -125,14 +125,14 @@ fn schemathesis_finds_nothing_in_a_server_with_a_log() {
                 "--include-path-regex",
                 paths,
             ])
-            // That fields contradict each other is beyond what a schema can say.
+            // A schema cannot express that fields contradict each other.
             .args([
                 "--exclude-checks",
                 "positive_data_acceptance",
                 "--max-time",
                 "60",
                 "--no-color",
-                // A slow machine is no failure.
+                // The timeout is large, so that a slow machine does not fail the test.
                 "--request-timeout",
                 "600",
                 "--suppress-health-check",
@@ -148,6 +148,6 @@ fn schemathesis_finds_nothing_in_a_server_with_a_log() {
     }
 }
 
-/// What schemathesis calls where, as its patterns.
+/// The paths that schemathesis calls on each listener, as its patterns.
 const PUBLIC: &str = "^/(generate|judge|records.*|feedback|v1/.*)$";
 const ADMIN: &str = "^/(events|principles|records|train.*|generations.*)$";

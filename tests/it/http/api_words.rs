@@ -1,4 +1,4 @@
-//! The description of the API says what everything means, and shows an answer of every operation that is as it is described.
+//! Tests of the API's description: every item is described, and every operation has an example answer that fits its schema.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +26,7 @@ fn says_something(text: Option<&Value>) -> bool {
         .is_some_and(|text| text.trim().len() > 3)
 }
 
-/// Whether a property says what it is, itself or by the one shape that it has beside null.
+/// Returns whether a property has a description, its own or that of its one shape beside null.
 fn is_described(property: &Value) -> bool {
     let shapes = ["oneOf", "anyOf", "allOf"]
         .iter()
@@ -37,7 +37,7 @@ fn is_described(property: &Value) -> bool {
             .any(|shape| says_something(shape.get("description")))
 }
 
-/// Adds the names of all properties of `schema` that say nothing of themselves.
+/// Adds the names of all properties of `schema` without a description.
 fn undescribed(place: &str, schema: &Value, found: &mut Vec<String>) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let place = format!("{place}.{name}");
@@ -93,7 +93,7 @@ fn everything_in_the_description_says_what_it_is() {
     assert!(found.is_empty(), "nothing is said of {found:#?}");
 }
 
-/// Says why `value` is not as `schema` describes it: types, ranges, lists of values, and properties that must or may not be there.
+/// Returns how `value` differs from `schema`: in types, ranges, lists of values, or required and unknown properties.
 fn misfit(doc: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
     if let Some(name) = schema["$ref"].as_str() {
         let target = doc.pointer(name.trim_start_matches('#'));

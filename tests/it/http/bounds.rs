@@ -1,4 +1,4 @@
-//! What a call may ask for: at each bound it is answered, one above it is refused by the name of what is too much.
+//! Tests of the bounds of a call: a value at its bound is answered, and one above it is refused with the name of the parameter.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use text::Tokenizer;
 
 use super::*;
 
-/// A server of its own: calls at their bounds would fill the queue of the one that other tests call.
+/// A server of its own, since calls at their bounds would fill the queue of the shared server.
 pub(super) static LARGE: LazyLock<Router> = LazyLock::new(|| {
     let engine = EngineConfig {
         queue: QueueLimits {
@@ -29,13 +29,13 @@ pub(super) fn ok(path: &str, body: &Value) -> Value {
     answer
 }
 
-/// A grammar of so many bytes; all but the first are a comment.
+/// Returns a grammar of this many bytes. Those after its one rule are a comment.
 fn grammar(bytes: usize) -> Value {
     let grammar = "start: \"a\"\n//";
     json!({"grammar": format!("{grammar}{}", "x".repeat(bytes - grammar.len()))})
 }
 
-/// A bound: where, what is at it, and what is one above it, the parameter that is named and the code of the error.
+/// A bound: the route, a body at the bound, a body above it, the named parameter and the error's code.
 struct Bound {
     path: &'static str,
     at: Value,
@@ -54,7 +54,7 @@ fn bound(path: &'static str, param: &'static str, at: Value, above: Value) -> Bo
     }
 }
 
-/// A body of `/generate` with one more parameter.
+/// Returns a body of `/generate` with one more parameter.
 fn generate(name: &str, value: Value) -> Value {
     let mut body = json!({"prompt": "2 plus", "max_tokens": 1, "temperature": 0});
     body[name] = value;
@@ -117,7 +117,7 @@ fn bounds() -> Vec<Bound> {
             generate("logprobs", json!(20)),
             generate("logprobs", json!(21)),
         ),
-        // 128 × 195 × 21 are 524,160 log-probabilities, and 524,288 is the most; the seed answers briefly.
+        // 128 × 195 × 21 are 524,160 log-probabilities, and the bound is 524,288. Any token ends an answer, so answers are short.
         bound(
             "/generate",
             "logprobs",
@@ -130,7 +130,7 @@ fn bounds() -> Vec<Bound> {
             json!({"prompt": vec!["a"; 64], "n": 128, "max_tokens": 1}),
             json!({"prompt": vec!["a"; 65], "n": 128, "max_tokens": 1}),
         ),
-        // 1,024 × 8 × 128 are 1,048,576 tokens; any token ends an answer.
+        // 1,024 × 8 × 128 are 1,048,576 tokens. Any token ends an answer.
         bound(
             "/v1/completions",
             "max_tokens",
@@ -221,7 +221,7 @@ fn a_call_is_answered_at_each_bound_and_refused_above_it() {
     }
 }
 
-/// Each of these is refused before anything of it is done, or it would take minutes or gigabytes.
+/// Each of these calls is refused before its work begins. Otherwise it would take minutes or gigabytes.
 #[test]
 fn what_is_far_too_much_is_a_400() {
     let long = "1".repeat(7 << 20);
@@ -260,7 +260,7 @@ fn what_is_far_too_much_is_a_400() {
             json!({"prompt": "a", "logit_bias": {"+7": 1}}),
             "logit_bias",
         ),
-        // Without an answer there is nothing to be long, of a shape or the best.
+        // A call that asks for no answer cannot ask for a length, a shape or the best answer.
         (
             "/v1/completions",
             json!({"prompt": "a", "max_tokens": 0, "min_tokens": 1}),
@@ -286,7 +286,7 @@ fn what_is_far_too_much_is_a_400() {
             json!({"prompt": vec!["a"; 1024], "n": 128, "max_tokens": 500, "ignore_eos": true}),
             "n",
         ),
-        // Without a limit of its own a chat's answer may be as long as the context.
+        // A chat without a limit may have an answer as long as the context.
         (
             "/v1/chat/completions",
             json!({"messages": messages("a", 1), "n": 128, "logprobs": true, "top_logprobs": 20}),

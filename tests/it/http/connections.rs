@@ -1,4 +1,4 @@
-//! Connections that take their time, over sockets, as the program serves them.
+//! Tests of slow connections over sockets, as the program serves them.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,10 +12,10 @@ use super::refusing::until;
 use super::*;
 use crate::patience::until_quick_enough;
 
-/// Long enough for anything that happens at all.
+/// A timeout that no test reaches.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A time that is over soon.
+/// A timeout that tests wait for.
 const SHORT: Duration = Duration::from_millis(150);
 
 fn listening(server: &Router, limits: &ConnectionLimits) -> SocketAddr {
@@ -45,7 +45,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// All that comes until the connection is closed, by a word or without one.
+/// Reads until the connection is closed or reset.
 fn until_closed(stream: &mut TcpStream) -> Vec<u8> {
     let mut came = Vec::new();
     match stream.read_to_end(&mut came) {
@@ -55,7 +55,7 @@ fn until_closed(stream: &mut TcpStream) -> Vec<u8> {
     came
 }
 
-/// The head of an answer, and its body by `content-length`.
+/// Reads the head of an answer, and its body by `content-length`.
 fn answer(stream: &mut TcpStream) -> String {
     let mut came = Vec::new();
     loop {
@@ -99,7 +99,7 @@ fn headers_that_do_not_come_close_the_connection_and_before_the_first_request_so
         stream.write_all(begun).unwrap();
         assert_eq!(until_closed(&mut stream), b"", "{begun:?}");
     }
-    // And of a later request as of the first.
+    // The timeout holds for a later request as for the first.
     let address = listening(&SERVER, &limits(|timeouts| timeouts.headers = 20 * SHORT));
     let mut stream = connect(address);
     stream.write_all(HEALTH).unwrap();
@@ -119,7 +119,7 @@ fn an_idle_connection_is_closed_and_one_that_is_used_is_not() {
     let address = listening(&SERVER, &limits(|timeouts| timeouts.headers = SHORT));
     let mut stream = connect(address);
     for pause in [Duration::ZERO, 3 * SHORT] {
-        // Idle for longer than headers may take.
+        // The second pause is longer than headers may take.
         std::thread::sleep(pause);
         stream.write_all(HEALTH).unwrap();
         assert!(answer(&mut stream).starts_with("HTTP/1.1 200"));
@@ -144,7 +144,7 @@ fn an_answer_that_takes_its_time_is_not_cut_off() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-/// Megabytes of answer.
+/// Returns a call whose answer has megabytes.
 fn large(stream: bool) -> Value {
     json!({"prompt": "What is 34 plus 28?", "ignore_eos": true, "max_tokens": 480, "n": 48, "logprobs": 20, "stream": stream})
 }
@@ -162,7 +162,7 @@ fn an_answer_that_nobody_reads_holds_its_place_until_it_is_closed() {
             let answer = call(&server, "/generate", short.to_string()).await;
             answer.status()
         };
-        // Without an end: what is not read keeps its place although the engine is idle.
+        // Without a timeout an unread answer keeps its place, although the engine is idle.
         let address = listening(&server, &limits(|_| ()));
         let mut unread = connect(address);
         unread
@@ -179,7 +179,7 @@ fn an_answer_that_nobody_reads_holds_its_place_until_it_is_closed() {
             drop(unread);
             until(async || status().await == StatusCode::OK).await;
         });
-        // With an end the connection is closed, and a stream ends with it.
+        // With a timeout the connection is closed, and so is a stream.
         let address = listening(&server, &limits(|timeouts| timeouts.unread = SHORT));
         let computed = async || metric(&server, "prompt_tokens_total").await;
         let before = RUNTIME.block_on(computed());
@@ -236,7 +236,7 @@ fn one_address_has_a_share_of_the_connections_and_gets_it_back() {
     drop(open);
     RUNTIME.block_on(until(async || {
         let mut stream = connect(address);
-        // It may be closed while this is written.
+        // The server may close the connection during the write.
         let _ = stream.write_all(HEALTH);
         let mut first = [0; 12];
         stream
@@ -249,7 +249,7 @@ fn one_address_has_a_share_of_the_connections_and_gets_it_back() {
 fn http_2_is_not_spoken() {
     let address = listening(&SERVER, &limits(|_| ()));
     let mut stream = connect(address);
-    // The preface of prior knowledge, and an empty SETTINGS frame.
+    // This is the preface of HTTP/2 with prior knowledge, and an empty SETTINGS frame.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     stream.write_all(preface).unwrap();
     let came = until_closed(&mut stream);
@@ -259,7 +259,7 @@ fn http_2_is_not_spoken() {
     );
 }
 
-/// All that comes, interim answers left out: what a client that knows HTTP makes of it.
+/// Reads the final answer, without the interim answers before it.
 fn final_answer(stream: &mut TcpStream) -> String {
     let came = String::from_utf8(until_closed(stream)).unwrap();
     came.replace("HTTP/1.1 100 Continue\r\n\r\n", "")
@@ -268,7 +268,7 @@ fn final_answer(stream: &mut TcpStream) -> String {
 #[test]
 fn a_client_that_shuts_its_sending_side_gets_its_answer() {
     let address = listening(&SERVER, &limits(|_| ()));
-    // Long enough for interim answers.
+    // This call takes long enough for interim answers.
     let long =
         json!({"prompt": "What is 34 plus 28?", "ignore_eos": true, "max_tokens": 400, "n": 64});
     let short = json!({"prompt": "What is 34 plus 28?", "max_tokens": 8});
@@ -292,7 +292,7 @@ fn a_client_that_shuts_its_sending_side_gets_its_answer() {
     stream.write_all(HEALTH).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     assert!(final_answer(&mut stream).starts_with("HTTP/1.1 200"));
-    // What is left out of a request never comes.
+    // The rest of these requests never arrives.
     for unfinished in [
         "POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
         "POST /generate HTTP/1.1\r\nhost: x\r\ncontent-le",
@@ -305,7 +305,7 @@ fn a_client_that_shuts_its_sending_side_gets_its_answer() {
     }
 }
 
-/// A client whose system says that it sends nothing any more, and one that has shut its sending side before.
+/// Tests a client that closes its connection, and one that has shut its sending side before.
 #[test]
 fn a_client_that_is_gone_frees_what_it_held() {
     let server = start(&engine(), &HttpConfig::default());
@@ -316,7 +316,7 @@ fn a_client_that_is_gone_frees_what_it_held() {
         RUNTIME.block_on(until_quick_enough(async || {
             let before = failures(&server, "aborted").await;
             let started = metric(&server, "prompt_tokens_total").await;
-            // One of them runs in all places there are.
+            // One of these calls fills all places.
             let connections: Vec<TcpStream> = (0..3)
                 .map(|_| {
                     let mut stream = connect(address);

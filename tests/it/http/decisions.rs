@@ -1,4 +1,4 @@
-//! Decisions: probabilities of options instead of text.
+//! Tests of decisions, which answer with probabilities of options instead of text.
 
 use super::*;
 

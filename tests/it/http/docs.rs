@@ -1,4 +1,4 @@
-//! `/docs` needs nothing but the server: whatever the page loads is part of the program.
+//! Tests of `/docs`: the page loads only files that are part of the program.
 
 use axum::http::header::CONTENT_TYPE;
 use regex::Regex;
@@ -24,7 +24,7 @@ fn fetched_from(server: &Router, path: &str, accept: &str) -> (StatusCode, Strin
     })
 }
 
-/// Whether a text of this kind has a host in a place from which a browser loads.
+/// Returns whether a text of this kind names a host where a browser would load from it.
 fn loads_from_a_host(kind: &str, text: &str) -> bool {
     const HOST: &str = r#"\s*["'`]?\s*(?:https?:)?//"#;
     let places = match kind {
@@ -84,13 +84,13 @@ fn the_page_and_all_that_it_loads_are_part_of_the_program() {
         assert!(!loads_from_a_host(&kind, &text), "{name}");
         all.push_str(&text);
     }
-    // What the page asks for by itself: the description, here; and nobody whether that is valid.
+    // The page fetches the description from this server, and no host validates it.
     assert!(all.contains(r#""url": "/openapi.json""#));
     assert!(all.contains(r#""validatorUrl": "none""#));
     assert_eq!(fetched("/openapi.json").0, StatusCode::OK);
 }
 
-/// What a browser says that it reads.
+/// The `accept` header of a browser.
 const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 
 #[test]
@@ -139,7 +139,7 @@ fn the_signpost_of_each_listener_is_a_page_for_browsers_and_json_for_others() {
             routes.contains(&json!(own)) && !routes.contains(&json!(others)),
             "{routes:?}"
         );
-        // Every place that the page leads to is there.
+        // Every link of the page has an answer.
         let places: Vec<&str> = named
             .captures_iter(&page)
             .map(|found| found.get(1).unwrap().as_str())
@@ -176,7 +176,7 @@ fn the_operators_listener_documents_its_own_operations() {
         "/health",
     ] {
         assert!(paths.contains_key(path), "{path}");
-        // What the page can try is there; what changes something is called by another method.
+        // The page offers GET for these paths. Operations that change state have other methods.
         if description["paths"][path].get("get").is_some() {
             let (status, _, answer) = fetched_from(&logged.admin, path, BROWSER);
             assert_eq!(status, StatusCode::OK, "{path}: {answer}");

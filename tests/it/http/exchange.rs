@@ -1,4 +1,4 @@
-//! `selfjudge records`: pairs of a server's tournaments out of its log, and into another.
+//! Tests of `selfjudge records`: pairs of a server's tournaments are exported from its log and imported into another.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -1,4 +1,4 @@
-//! Feedback: by whom, about what.
+//! Tests of feedback: its callers, its records and its samples.
 
 use super::*;
 

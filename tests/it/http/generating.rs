@@ -1,4 +1,4 @@
-//! Generating: what was asked for, in pieces and whole, and the best of many.
+//! Tests of `/generate`: whole and streamed answers with all that was asked for, and best-of-N.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn answers_have_what_was_asked_for() {
     }
     assert_eq!(answer["usage"]["completion_tokens"], tokens);
     assert_eq!(answer["version"], "base");
-    // The same seed, the same words.
+    // The same seed gives the same outputs.
     assert_eq!(ok("/generate", &body)["outputs"], answer["outputs"]);
     let messages = json!({"messages": [{"role": "user", "content": "Reverse the word piano."}], "n": 3, "seed": 7,
         "logprobs": 2, "logprob_token_ids": [65]});
@@ -112,7 +112,7 @@ fn answers_have_the_shape_that_was_asked_for() {
         texts.collect::<Vec<_>>()
     };
     let by_format = json!({"response_format": {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}});
-    // Asking for less than is given.
+    // A schema that is not strict asks for less, and is held all the same.
     let mut loose = by_format.clone();
     loose["response_format"]["json_schema"]["strict"] = json!(false);
     for shape in [

@@ -1,9 +1,9 @@
-//! Grammars that cannot be compiled or followed to an end, and the largest ones that can.
+//! Tests of grammars that cannot be compiled or followed to an end, and of the largest that can.
 
 use super::bounds::{LARGE, choices, ok};
 use super::*;
 
-/// What cannot be compiled, or cannot be followed to an end, is the caller's to mend.
+/// A grammar that cannot be compiled, or followed to an end, is an error of the caller.
 #[test]
 fn grammars_that_lead_nowhere_are_400s() {
     let optional: serde_json::Map<_, _> = (0..2000)
@@ -74,7 +74,7 @@ fn grammars_that_lead_nowhere_are_400s() {
 
 #[test]
 fn five_thousand_long_choices_are_chosen_from() {
-    // Together just below the bound of a grammar's bytes.
+    // Together the choices are just below the bound of a grammar's bytes.
     let choices: Vec<String> = (0..5000)
         .map(|at| format!("{:0>40} {at}", at * 7919 % 5000))
         .collect();

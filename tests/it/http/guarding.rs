@@ -1,4 +1,4 @@
-//! Keys, rates, names of requests, pages of other origins.
+//! Tests of keys, rates, request ids, and pages of other origins.
 
 use std::num::NonZeroU32;
 
@@ -54,7 +54,7 @@ fn only_keys_pass_and_only_as_often_as_they_may() {
         let refused = call(&server, "/generate", r#"{"prompt": "x"}"#).await;
         assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
         let bearer = [(AUTHORIZATION.as_str(), "Bearer one")];
-        // Two at once; on a slow machine seconds pass meanwhile, and each brings one more.
+        // The key allows two calls at once. Each second that passes on a slow machine allows one more.
         let mut passed = 0;
         let refused = loop {
             assert!(passed < 10_000, "nothing is refused");

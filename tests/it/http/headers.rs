@@ -1,4 +1,4 @@
-//! Headers of calls: encodings of bodies, keys, and what browsers ask for.
+//! Tests of headers: encodings of bodies, keys, and requests of browsers.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use selfjudge::http::Cors;
 use super::unchanged::{CHAT, TEXT, text_body};
 use super::*;
 
-/// A call with headers, as bytes.
+/// Sends a call with headers and a body of bytes.
 fn sent(server: &Router, headers: &[(&str, &str)], body: &[u8]) -> (StatusCode, Value) {
     RUNTIME.block_on(async {
         let mut request = Request::post(TEXT);
@@ -45,7 +45,7 @@ fn bodies_come_packed_marked_and_with_half_characters() {
         assert_eq!(status, StatusCode::OK, "{answer}");
         assert_eq!(answer["choices"], expected["choices"]);
     }
-    // 64 MiB of white space in 64 KiB.
+    // The body has 64 MiB of white space in 64 KiB.
     let bomb = gzip(&[&vec![b' '; 64 << 20][..], plain.as_bytes()].concat());
     for (encoding, body, status, code) in [
         (
@@ -84,7 +84,7 @@ fn keys_are_read_where_clients_put_them() {
     for (headers, status) in [
         (&[("authorization", "Bearer a")][..], 200),
         (&[("x-api-key", "a")], 200),
-        // A key for another server beside the one for this.
+        // A key of another server stands beside the one of this server.
         (
             &[("x-api-key", "other"), ("authorization", "Bearer a")],
             200,

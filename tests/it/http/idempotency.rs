@@ -1,4 +1,4 @@
-//! Calls that are made again under their names.
+//! Tests of calls that are repeated under an idempotency key.
 
 use super::*;
 
@@ -39,7 +39,7 @@ fn strangers_have_no_names_and_see_nothing_of_each_other() {
     let refused = call(None, "1", "/judge", &judged).of(&logged.server);
     assert_eq!(error(&refused), (400, "idempotency_needs_key"));
     assert_eq!(logged.log.stats().records, 0);
-    // A call that is not kept has nothing to be named.
+    // A call without a record may have an idempotency key, which names nothing.
     let unkept = asked("hello", json!(null));
     call(None, "1", PATH, &unkept).ok(&logged.server);
 }
@@ -82,7 +82,7 @@ fn another_body_under_a_name_is_refused_and_nothing_of_it_is_kept() {
         assert_eq!(error(&refused), (422, "idempotency_key_reused"), "{body}");
     }
     assert_eq!(logged.log.stats().records, 1);
-    // Spelled in another order, or sent in pieces, it is the same call.
+    // A body with another order of keys, and with neutral values, is the same call.
     let same: serde_json::Result<Value> = serde_json::from_str(
         r#"{"log": {"train": true, "retain": true}, "timeout": 60, "seed": null, "max_tokens": 2, "prompt": "What is 3 plus 4?"}"#,
     );
@@ -128,7 +128,7 @@ fn of_two_consents_the_stricter_one_holds() {
     assert_eq!(trains(), false);
     with(json!({"retain": true, "train": true}));
     assert_eq!(trains(), false, "what was taken back stays so");
-    // A repetition that is not to be kept takes the record back.
+    // A repetition without consent to keep the record deletes it.
     let last = with(json!({"retain": false}));
     assert!(last.get("record_id").is_none(), "{last}");
     assert_eq!(logged.log.stats().records, 0);

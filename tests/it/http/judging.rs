@@ -1,4 +1,4 @@
-//! Judging: pairs, tournaments and odd candidates.
+//! Tests of `/judge`: pairs, tournaments and unusual candidates.
 
 use super::*;
 
@@ -86,7 +86,7 @@ fn odd_candidates_are_defined() {
     );
 }
 
-/// Half of what both orders read.
+/// A verdict of one order equals that order in a verdict of both, and costs half.
 #[test]
 fn one_order_is_what_it_is_among_both() {
     for principles in [json!([]), json!(["brief", "polite"])] {
@@ -125,7 +125,7 @@ fn a_ring_is_two_rounds_and_ranks_everybody() {
         .map(|round| round.as_array().unwrap().len())
         .sum();
     assert_eq!(answer["comparisons"], played);
-    // Three pivots meet the five others and each other.
+    // Three pivots meet the five others and one another.
     assert!(played <= 8 + 3 * 5 + 3, "{played}");
     let ranking = answer["ranking"].as_array().unwrap();
     assert_eq!(answer["winner"], ranking[0]);
@@ -139,7 +139,7 @@ fn a_ring_is_two_rounds_and_ranks_everybody() {
     );
 }
 
-/// What is counted is what answers say.
+/// The metrics count the numbers that the answers have.
 #[test]
 fn judging_moves_its_metrics() {
     let server = start(&EngineConfig::default(), &HttpConfig::default());
@@ -170,7 +170,7 @@ fn judging_moves_its_metrics() {
         assert_eq!(metric(&server, "judge_comparisons_total").await, 7.0);
         assert_eq!(metric(&server, "judge_flips_total").await, f64::from(flips));
         assert_eq!(metric(&server, "judge_ties_total").await, f64::from(ties));
-        // Of the two equal ones nothing was read.
+        // The judge did not read the two equal candidates.
         assert_eq!(metric(&server, "judge_label_mass_count").await, 6.0);
         assert_eq!(metric(&server, "tournament_candidates_count").await, 0.0);
         let body = json!({"prompt": prompt, "candidates": ["62", "52", "62", "62", "6"]});

@@ -1,4 +1,4 @@
-//! Bounds: what waits, how long, how much is judged, and what is told to those beyond.
+//! Tests of limits: queues, deadlines, candidates of a tournament, and the answers to calls beyond them.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -12,12 +12,12 @@ use crate::patience::{until, until_quick_enough};
 
 const QUESTION: &str = "What is 34 plus 28?";
 
-/// An answer of 400 tokens.
+/// Returns a call for an answer of 400 tokens.
 fn long_answer() -> Value {
     json!({"prompt": QUESTION, "ignore_eos": true, "max_tokens": 400, "stream": true})
 }
 
-/// A server on which one sequence runs, and so much waits.
+/// Starts a server on which one sequence runs, with these bounds of the queue.
 fn narrow(max_requests: usize, max_tokens: usize) -> Router {
     let engine = EngineConfig {
         max_concurrent: 1,
@@ -32,10 +32,10 @@ fn narrow(max_requests: usize, max_tokens: usize) -> Router {
 
 #[test]
 fn a_full_queue_is_a_429_that_says_when_to_come_back() {
-    // By the number of requests, and by their tokens: a prompt has more than 10.
+    // The first queue is full by its number of requests, and the second by their tokens: a prompt has more than 10.
     for server in [narrow(1, 1 << 20), narrow(1000, 10)] {
         RUNTIME.block_on(async {
-            // Each runs for 400 steps: what comes meanwhile finds one running and one waiting, sooner or later.
+            // Each call runs for 400 steps, so sooner or later a call finds one running and one waiting.
             let (mut streams, mut refused) = (Vec::new(), 0);
             while refused < 3 {
                 assert!(streams.len() < 2000, "nothing is refused");
@@ -53,7 +53,7 @@ fn a_full_queue_is_a_429_that_says_when_to_come_back() {
                 assert_eq!(answer["error"]["type"], "rate_limit_error");
                 refused += 1;
             }
-            // What was admitted is answered all the same.
+            // A call that was admitted is still answered.
             let first = text(streams.swap_remove(0)).await;
             assert!(first.trim_end().ends_with("[DONE]"), "{first}");
             drop(streams);
@@ -80,13 +80,13 @@ fn a_deadline_ends_a_call_and_frees_what_it_held() {
             assert_eq!(answer["error"]["code"], "deadline_exceeded");
         }
         until_idle(&server).await;
-        // Where a call has come as far as to the engine, its samples are counted.
+        // Where a call has reached the engine, its samples are counted.
         let late = failures(&server, "deadline").await;
         assert!(late >= 1.0, "{late}");
     });
 }
 
-/// Waits until the engine has nothing to do and holds nothing.
+/// Waits until the engine runs nothing and holds no block.
 async fn until_idle(server: &Router) {
     let gauges = [
         "kv_cache_usage_perc",
@@ -104,7 +104,7 @@ async fn until_idle(server: &Router) {
     .await;
 }
 
-/// A client that waits for a whole answer and goes away, whatever it had asked for.
+/// Tests a client that waits for a whole answer of any kind and then closes its connection.
 #[test]
 fn a_client_that_is_gone_frees_its_blocks() {
     let server = start(&engine(), &HttpConfig::default());
@@ -113,7 +113,7 @@ fn a_client_that_is_gone_frees_its_blocks() {
     let mut best = answers.clone();
     (best["n"], best["best_of"]) = (json!(1), json!(128));
     RUNTIME.block_on(async {
-        // With how many samples are lost, where that is known.
+        // The third column is the number of aborted samples, where it is known.
         for (path, body, lost) in [
             ("/generate", answers.clone(), Some(128.0)),
             ("/generate", best, Some(128.0)),
@@ -141,9 +141,10 @@ fn a_client_that_is_gone_frees_its_blocks() {
                 until_idle(&server).await;
                 let after = counted().await;
                 let (aborted, generated) = (after.0 - before.0, after.1 - before.1);
-                // Two for every match: 5998 for all of the judge's.
+                // Each match has two reads: 5998 in all for the judge.
                 let all = lost.map_or(5998.0, |samples| samples * 480.0);
-                // Samples of one call end at the same step; of a judge's reads, those are lost that were in line just then.
+                // All samples of one call end at the same step. Of the judge's reads, those in the queue at that time are
+                // aborted.
                 let known = lost.unwrap_or(aborted);
                 assert!([0.0, known].contains(&aborted), "{path}: {aborted}");
                 assert!(aborted == 0.0 || generated < all, "{path}: {generated}");
@@ -156,7 +157,7 @@ fn a_client_that_is_gone_frees_its_blocks() {
     });
 }
 
-/// As the program serves it: over sockets, which close without a word.
+/// Runs as the program serves, over sockets, which close without a message.
 #[test]
 fn a_connection_that_is_cut_frees_what_ran_and_what_waited() {
     const SAMPLES: usize = 3 * 128;
@@ -182,7 +183,7 @@ fn a_connection_that_is_cut_frees_what_ran_and_what_waited() {
             let before = failures(&server, "aborted").await;
             let tokens = async || metric(&server, "generation_tokens_total").await;
             let one_is_through = tokens().await + 128.0 * 480.0;
-            // One of them runs in all places there are.
+            // One of these calls fills all places.
             let connect = |_| {
                 let mut connection = TcpStream::connect(address).unwrap();
                 let call = format!("{head}{body}");
@@ -241,7 +242,7 @@ fn equal_and_empty_candidates_are_answers_too() {
 
 #[test]
 fn thousands_of_candidates_are_judged_and_tens_of_thousands_refused() {
-    // Few differ, and equal ones need not be judged.
+    // Few candidates differ, and equal ones need no verdict.
     let many: Vec<&str> = (0..4000)
         .map(|i| if i % 16 == 0 { "62" } else { "52" })
         .collect();

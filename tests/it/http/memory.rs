@@ -1,10 +1,10 @@
-//! What calls hold in memory and in the log, and what the pages of others may do.
+//! Tests of the memory that calls hold, of the size of records, and of pages of other origins.
 
 use axum::http::header::RETRY_AFTER;
 
 use super::*;
 
-/// A server whose calls may hold so many bytes together, and each tenant half of them.
+/// Returns the settings of a server whose calls may hold `call_memory` bytes together, and each tenant half of them.
 fn holding(call_memory: usize) -> HttpConfig {
     HttpConfig {
         call_memory,
@@ -34,12 +34,12 @@ fn answers_that_are_not_read_are_refused_once_they_take_up_the_tenants_share() {
         assert!(refused.headers().contains_key(RETRY_AFTER));
         let error: Value = serde_json::from_str(&text(refused).await).unwrap();
         assert_eq!(error["error"]["code"], "overloaded");
-        // Another tenant has a share of its own.
+        // Another tenant has its own share.
         let bobs = posted("/generate", "b", &body)
             .response(&logged.server)
             .await;
         assert_eq!(bobs.status(), StatusCode::OK);
-        // What is read makes room.
+        // An answer that is read frees its memory.
         let answer: Value = serde_json::from_str(&text(unread.swap_remove(0)).await).unwrap();
         assert_eq!(answer["outputs"].as_array().unwrap().len(), 2);
         drop(unread);
@@ -58,7 +58,7 @@ fn what_never_fits_into_a_tenants_share_is_no_429() {
     for (body, status) in [
         (asked(1), 200),
         (json!({"prompt": long}), 413),
-        // Of 64 bytes for each of 20 log-probabilities of 100 tokens.
+        // This call needs 64 bytes for each of 20 log-probabilities of 100 tokens.
         (asked(100), 413),
     ] {
         let (told, answer) = posted("/generate", "a", &body).of(&logged.server);
@@ -69,7 +69,7 @@ fn what_never_fits_into_a_tenants_share_is_no_429() {
     }
 }
 
-/// A call that is kept, of candidates that nothing need be computed for.
+/// Returns a call with a record, whose candidates need no computation.
 fn kept(candidates: usize) -> Value {
     let candidates = vec!["same"; candidates];
     json!({"prompt": "x", "candidates": candidates, "method": "tournament", "log": {"retain": true}})
@@ -91,7 +91,7 @@ fn a_record_grows_by_feedback_no_larger_than_a_record_may_be() {
         (0, 20_000, 200),
         (1, 20_000, 200),
         (2, 20_000, 413),
-        // An edit in place of another one.
+        // This edit replaces another one.
         (0, 20_010, 200),
         (0, 60_000, 413),
         (3, 100, 200),
@@ -102,7 +102,7 @@ fn a_record_grows_by_feedback_no_larger_than_a_record_may_be() {
             assert_eq!(said["error"]["code"], "record_too_large");
         }
     }
-    // What was refused is not there.
+    // Feedback that was refused is not in the record.
     let record = record_of(&logged.server, "a", &answer);
     assert_eq!(record["samples"].as_array().unwrap().len(), 8 + 3);
     assert_eq!(record["feedback"].as_array().unwrap().len(), 3);
@@ -112,7 +112,7 @@ fn a_record_grows_by_feedback_no_larger_than_a_record_may_be() {
 
 #[test]
 fn a_record_is_read_within_the_memory_of_calls() {
-    // A record of 120 KB is read in 480 KB, of which one tenant has 400.
+    // Reading a record of 120 KB takes 480 KB, and one tenant has 400.
     let logged = logged(&holding(800_000), TrafficConfig::default());
     let mut body = kept(2);
     for (length, status) in [(100, 200), (60_000, 413)] {

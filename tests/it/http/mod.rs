@@ -1,4 +1,4 @@
-//! The HTTP API over the pocket model, called without a socket.
+//! Tests of the HTTP API over the pocket model, called without a socket.
 
 mod admin;
 mod api_doc;
@@ -64,7 +64,7 @@ use crate::patience::PATIENCE;
 
 pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
-/// The default with a cache that is soon reserved.
+/// Returns the default settings with a cache that is quickly reserved.
 pub fn engine() -> EngineConfig {
     EngineConfig {
         kv_cache_memory: 64 << 20,
@@ -87,23 +87,23 @@ pub fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
     router(state, config)
 }
 
-/// One server for the tests that need nothing of their own.
+/// The shared server of the tests that need no server of their own.
 static SERVER: LazyLock<Router> = LazyLock::new(|| start(&engine(), &HttpConfig::default()));
 
-/// One model for the servers whose traffic is looked at.
+/// The shared model of the servers whose traffic is examined.
 static SERVICE: LazyLock<Service> = LazyLock::new(|| service(&engine(), &Metrics::new("pocket")));
 
-/// A server that keeps a log.
+/// A server with a log.
 struct Logged {
     server: Router,
-    /// What its admin listener serves.
+    /// The routes of the operators' listener.
     admin: Router,
     log: TrafficLog,
     principles: Principles,
     dir: TempDir,
 }
 
-/// Keys of two callers and of one whose traffic is not to be kept; and an operator's.
+/// Returns settings with keys of two callers, of two whose traffic is restricted, and of an operator.
 fn keyed() -> HttpConfig {
     HttpConfig {
         keys: ApiKeys::parse("alice:a\nbob:b\ncarol:c no-train\ndave:d no-retain").unwrap(),
@@ -116,7 +116,7 @@ fn logged(config: &HttpConfig, traffic: TrafficConfig) -> Logged {
     logged_with(config, traffic, |log| log)
 }
 
-/// [`logged`], with the log set up by `change`.
+/// Starts a [`logged`] server, whose log is set up by `change`.
 fn logged_with(
     config: &HttpConfig,
     traffic: TrafficConfig,
@@ -227,7 +227,7 @@ fn posted<'a>(path: &'a str, key: &'a str, body: &'a Value) -> Call<'a> {
     }
 }
 
-/// The record of an answer, as its caller may read it.
+/// Returns the record of an answer, as its caller may read it.
 fn record_of(server: &Router, key: &str, answer: &Value) -> Value {
     let id = answer["record_id"]
         .as_str()
@@ -267,7 +267,7 @@ fn ok(path: &str, body: &Value) -> Value {
     answer
 }
 
-/// The value of a metric of one series.
+/// Returns the value of a metric of one series.
 pub async fn metric(server: &Router, name: &str) -> f64 {
     match series(server, name).await.as_slice() {
         [(_, value)] => *value,
@@ -275,7 +275,7 @@ pub async fn metric(server: &Router, name: &str) -> f64 {
     }
 }
 
-/// Accepted samples that have not been finished, for this reason.
+/// Returns the number of accepted samples that were not finished for this reason.
 pub async fn failures(server: &Router, reason: &str) -> f64 {
     let all = series(server, "request_failure_total").await;
     let label = format!("reason=\"{reason}\"");
@@ -283,9 +283,9 @@ pub async fn failures(server: &Router, reason: &str) -> f64 {
     counted.map_or(0.0, |(_, value)| *value)
 }
 
-/// All series of a metric: labels and value.
+/// Returns all series of a metric: labels and value.
 async fn series(server: &Router, name: &str) -> Vec<(String, f64)> {
-    // Where callers have keys, metrics are the operators'.
+    // Where callers have keys, only operators may read metrics.
     let request = Request::get("/metrics").header("x-api-key", "r");
     let request = request.body(Body::empty()).unwrap();
     let page = text(server.clone().oneshot(request).await.unwrap()).await;
@@ -298,7 +298,7 @@ async fn series(server: &Router, name: &str) -> Vec<(String, f64)> {
     parsed.collect()
 }
 
-/// The events of a streamed answer, `[DONE]` left out.
+/// Returns the events of a streamed answer without `[DONE]`.
 fn events(path: &str, body: &Value) -> Vec<Value> {
     events_of(&RUNTIME.block_on(async { text(call(&SERVER, path, body.to_string()).await).await }))
 }

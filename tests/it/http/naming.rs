@@ -1,11 +1,11 @@
-//! Errors name the key at fault, however deep it is and whatever else its value could have been.
+//! Tests of the parameter that an error names: it is the key at fault, at any depth and for any value.
 
 use super::*;
 
 const CHAT: &str = "/v1/chat/completions";
 const DECISIONS: &str = "/v1/decisions";
 
-/// The parameter and the message of a refusal.
+/// Returns the parameter and the message of a refusal.
 fn refused(path: &str, body: &Value) -> (String, String) {
     let (status, answer) = post(path, body);
     assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {body}: {answer}");
@@ -179,7 +179,7 @@ fn questions_and_inputs_are_named_by_their_place() {
     }
 }
 
-/// Decisions accept what chats accept of fields that ask for nothing.
+/// Decisions accept the same neutral fields as chats.
 #[test]
 fn decisions_accept_what_asks_for_nothing() {
     let body = json!({"model": "pocket", "input": "34 plus 28 is 62.", "questions": [{"type": "predicate", "instructions": "The sum is right."}]});
@@ -227,7 +227,7 @@ fn decisions_accept_what_asks_for_nothing() {
         body[field] = value;
         assert_eq!(refused(DECISIONS, &body).0, field);
     }
-    // Messages as clients keep them.
+    // These messages have the form in which clients keep them.
     let mut kept = body;
     kept["input"] = json!([
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "34 plus 28?"}]},

@@ -1,4 +1,4 @@
-//! Values that ask for nothing, on every route, and what is said of those that ask for something wrong.
+//! Tests of neutral values on every route, and of the errors of wrong ones.
 
 use super::*;
 
@@ -133,7 +133,7 @@ fn a_verdict_says_where_its_principles_come_from_and_joins_them() {
         json!(["polite"]),
     ] {
         let verdict = judge(principles.clone());
-        // Probability that candidate 0 is better, in each order.
+        // These are the probabilities in each order that candidate 0 is better.
         let [given, turned] = [0, 1].map(|at| verdict["orders"][at]["p_first"].as_f64().unwrap());
         let agree = (given > 0.5) == (1.0 - turned > 0.5);
         assert_eq!(verdict["consistent"], agree, "{principles}: {verdict}");

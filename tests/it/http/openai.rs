@@ -1,4 +1,4 @@
-//! OpenAI's shapes.
+//! Tests of the shapes of OpenAI's API.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn completions_are_openais() {
         assert_eq!(list("tokens"), list("top_logprobs"));
         assert!(["stop", "length"].contains(&choice["finish_reason"].as_str().unwrap()));
     }
-    // One seed, one prompt, one text; samples of a prompt differ.
+    // The same prompt and seed give the same text. The samples of a prompt differ.
     assert_eq!(choices[0]["text"], choices[2]["text"]);
     assert_eq!(choices[1]["text"], choices[3]["text"]);
     let usage = &whole["usage"];
@@ -54,7 +54,7 @@ fn completions_are_openais() {
     );
     let best = best["choices"].as_array().unwrap();
     assert_eq!(best.len(), 2);
-    // The same samples, judged as answers to the prompt's text: the first two of that tournament.
+    // The same samples are judged as answers to the prompt's text. The choices are the first two of that tournament.
     let drawn = ok(
         "/v1/completions",
         &json!({"prompt": prompt, "n": 4, "max_tokens": 9, "seed": 4}),
@@ -120,7 +120,7 @@ fn a_chat_is_openais() {
             assert!(logprob["logprob"].as_f64().unwrap() <= 0.0);
         }
     }
-    // The same conversation by the other route gives the same words.
+    // The same conversation on the other route gives the same text.
     let same = ok(
         "/generate",
         &json!({"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Reverse the word piano."}],
@@ -137,7 +137,7 @@ fn a_chat_is_openais() {
         assert!(event["usage"]["prompt_tokens"].as_u64().unwrap() > 0);
         for choice in event["choices"].as_array().unwrap() {
             let text = &mut texts[choice["index"].as_u64().unwrap() as usize];
-            // The role comes once, with the first words.
+            // The first event of a choice has the role, and no other has.
             assert_eq!(choice["delta"].get("role").is_some(), text.is_empty());
             text.push_str(choice["delta"]["content"].as_str().unwrap());
         }

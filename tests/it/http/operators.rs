@@ -1,4 +1,4 @@
-//! The operators' listener, the metrics and what strangers may leave.
+//! Tests of the operators' listener, of the metrics, and of the records of callers without a key.
 
 use axum::response::Response;
 use selfjudge::{
@@ -9,7 +9,7 @@ use traffic_log::Consent;
 
 use super::*;
 
-/// A call with headers, as a browser makes it.
+/// Sends a call with headers, as a browser does. `said` is its method and path.
 async fn said(server: &Router, said: &str, headers: &[(&str, &str)], body: &str) -> Response {
     let (method, path) = said.split_once(' ').unwrap();
     let mut request = Request::builder().method(method).uri(path);
@@ -136,7 +136,7 @@ fn bodies_of_operators_are_json_by_name() {
                 "{kind:?}"
             );
         }
-        // What has no body has no type.
+        // A call without a body needs no content type.
         let answer = said(&logged.admin, "DELETE /records?principal=nobody", &[], "").await;
         assert_eq!(answer.status(), StatusCode::OK);
     });
@@ -228,7 +228,7 @@ fn strangers_leave_no_more_than_the_operator_lets_them() {
             assert_eq!(call.ok(&logged.server)["log"]["train"], train);
         }
     }
-    // Who has a key is no stranger.
+    // The bound for strangers does not hold for a caller with a key.
     let traffic = TrafficConfig {
         strangers: consent(false, false),
         ..TrafficConfig::default()

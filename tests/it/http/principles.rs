@@ -1,4 +1,4 @@
-//! The table of principles: read, replaced, and judged by.
+//! Tests of the table of principles: it is read, replaced, and used in verdicts.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn put<'a>(key: Option<&'a str>, body: &'a Value) -> Call<'a> {
     }
 }
 
-/// The pocket model's table with other weights.
+/// Returns the pocket model's table with other weights.
 fn weighing(version: u64, weights: &[(&str, f64)]) -> Value {
     let principles = weights
         .iter()
@@ -73,7 +73,7 @@ fn a_table_is_replaced_by_who_knows_its_version() {
     assert_eq!(get(&logged.server, Some("a")), replaced);
 }
 
-/// How `/judge` compares two answers under `principles`.
+/// Returns the verdict of `/judge` on two answers under `principles`.
 fn judged(server: &Router, principles: &Value) -> Value {
     let body = json!({"prompt": "Write planet backwards.", "candidates": ["Sure! tenalp. Glad to help!", "tenlap"],
         "principles": principles});
@@ -84,7 +84,7 @@ fn p(verdict: &Value) -> f64 {
     verdict["p"].as_f64().unwrap()
 }
 
-/// The verdict under one principle, of several.
+/// Returns the probability under one of the principles of a verdict.
 fn under(verdict: &Value, name: &str) -> f64 {
     let parts = verdict["principles"].as_array().unwrap();
     p(parts.iter().find(|part| part["principle"] == name).unwrap())
@@ -101,7 +101,7 @@ fn weights_change_verdicts_at_once() {
         (correct - brief).abs() > 0.1,
         "the two must differ for weights to matter: {even}"
     );
-    // The model's table: 3 to 1.
+    // The weights in the model's table are 3 and 1.
     assert!(
         (p(&even) - (3.0 * correct + brief) / 4.0).abs() < 1e-5,
         "{even}"
@@ -113,14 +113,14 @@ fn weights_change_verdicts_at_once() {
         "{tilted}"
     );
     assert_eq!(p(&judged(server, &json!("table"))), p(&tilted));
-    // What a call says goes first.
+    // The principles of a call take precedence over the table.
     let said = judged(
         server,
         &json!(["correct", {"principle": "brief", "weight": 1}]),
     );
     assert!((p(&said) - (correct + brief) / 2.0).abs() < 1e-5, "{said}");
 
-    // Without a weight it is not asked.
+    // A principle of weight 0 is not asked.
     put(Some("r"), &weighing(2, &[("correct", 1.0), ("brief", 0.0)])).ok(server);
     let alone = judged(server, &names);
     assert_eq!(alone["principles"].as_array().unwrap().len(), 1);

@@ -1,4 +1,4 @@
-//! Sizes of records: one above the bound is not kept, and what samples share is kept once.
+//! Tests of the size of records: a record above the bound is not kept, and text that samples share is kept once.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn a_record_that_is_too_large_is_not_kept_and_that_is_said() {
         assert_eq!(answer["logged"], false, "{answer}");
         assert!(answer.get("record_id").is_none(), "{answer}");
     }
-    // As an operator sees it.
+    // An operator reads the metrics.
     let page = RUNTIME.block_on(async {
         let request = Request::get("/metrics")
             .header("x-api-key", "r")
@@ -59,7 +59,7 @@ fn how_samples_were_drawn_is_kept_once_and_read_of_each() {
     );
 }
 
-/// Bytes of a log without records.
+/// Returns the bytes of a log without records.
 fn logged_bytes_of_nothing() -> u64 {
     let logged = logged(&keyed(), TrafficConfig::default());
     let file = logged.dir.path().join("traffic.sqlite");

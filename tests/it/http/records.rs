@@ -1,4 +1,4 @@
-//! Records belong to whoever made the call.
+//! Tests of the owner of a record, which is the principal of its call.
 
 use super::*;
 
@@ -188,7 +188,7 @@ fn call_as(server: &Router, key: Option<&str>, user: Option<&str>) -> (StatusCod
     call.of(server)
 }
 
-/// The names of users are checked wherever one can be given, so that none is another kind of principal's.
+/// Names of users are checked on every route that takes one, so that no name forms another kind of principal.
 #[test]
 fn a_user_cannot_be_forged_into_another_principal() {
     let logged = trusting("", "alice:operators-secret");
@@ -232,7 +232,7 @@ fn a_user_cannot_be_forged_into_another_principal() {
         );
     }
     assert_eq!(logged.log.stats().records, 1);
-    // Where users are not trusted, they count for nothing, whatever they are.
+    // A server that does not trust users ignores their names, whatever they are.
     let wary = super::logged(&HttpConfig::default(), TrafficConfig::default());
     assert_eq!(
         call_as(&wary.server, None, Some("admin\nalice")).0,
@@ -300,7 +300,7 @@ fn a_user_of_an_operators_key_finds_what_was_stored_before() {
     let alone = trusting("alice:k", "root:o");
     let path = stored(&alone);
     call_record("GET", &path, Some("o")).ok(&alone.server);
-    // With a caller of that name they are the caller's.
+    // Where a caller has that name, the records belong to the caller's users.
     let shared = trusting("root:k", "root:o");
     let path = stored(&shared);
     call_record("GET", &path, Some("k")).ok(&shared.server);

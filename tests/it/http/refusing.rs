@@ -1,4 +1,4 @@
-//! What cannot be served, and what is too much.
+//! Tests of calls that cannot be served, or are too large.
 
 use futures::{StreamExt, stream};
 use tokio::sync::oneshot;
@@ -226,7 +226,7 @@ fn what_cannot_be_served_is_a_4xx_that_says_what() {
     });
 }
 
-/// A message that clients show without `param` is a sentence of its own.
+/// Asserts that a message is a sentence of its own, since some clients show it without `param`.
 pub fn assert_whole(message: &str) {
     let goes_on = [
         "must ",
@@ -274,7 +274,7 @@ fn too_much_at_once_is_turned_away_and_a_gone_client_frees_its_place() {
         assert_eq!(first.status(), StatusCode::OK);
         let mut pieces = first.into_body().into_data_stream();
         pieces.next().await.unwrap().unwrap();
-        // Whatever the engine has done of it, most of its pieces are not read, and so it keeps its place.
+        // Most pieces of the answer are unread, however far the engine is. So the call keeps its place.
         let second = call(&server, "/generate", endless.to_string()).await;
         assert_eq!(second.status(), StatusCode::TOO_MANY_REQUESTS);
         assert!(second.headers().contains_key("retry-after"));
@@ -290,7 +290,7 @@ fn too_much_at_once_is_turned_away_and_a_gone_client_frees_its_place() {
     }));
 }
 
-/// A call holds its place from before its body has come: what waits to be read is bounded too, whatever the route.
+/// A call holds its place before its body arrives. So calls whose bodies are still read are bounded on every route.
 #[test]
 fn a_body_that_is_still_coming_has_a_place_already() {
     let config = HttpConfig {

@@ -1,9 +1,9 @@
-//! `/v1/responses`: fields of other APIs that ask for nothing change nothing; all others are refused by name.
+//! Tests of `/v1/responses`: neutral values of other APIs' fields change nothing, and all others are refused by name.
 
 use super::responses::{PATH, body, text_of, with};
 use super::*;
 
-/// Fields of OpenAI's and vLLM's APIs: values that ask for nothing, and one that asks for something, where there is any.
+/// Returns fields of OpenAI's and vLLM's APIs: neutral values, and a value that would have an effect, where there is one.
 fn fields() -> Vec<(&'static str, Vec<Value>, Option<Value>)> {
     let text = || vec![json!("x"), json!("")];
     vec![
@@ -123,7 +123,7 @@ fn fields() -> Vec<(&'static str, Vec<Value>, Option<Value>)> {
         ("top_k", vec![json!(-1), json!(0)], Some(json!(-2))),
         ("logit_bias", vec![json!({})], Some(json!({"x": 1}))),
         ("cache_salt", vec![], Some(json!(""))),
-        // Of the other routes.
+        // These fields belong to other routes.
         ("n", vec![json!(1)], Some(json!(2))),
         (
             "response_format",

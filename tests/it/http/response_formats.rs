@@ -1,4 +1,4 @@
-//! Formats of answers: `response_format` is read to its last key, and schemas are held or refused.
+//! Tests of formats of answers: every key of `response_format` is read, and schemas are enforced or refused.
 
 use super::unchanged::{CHAT, chat_body, with};
 use super::*;

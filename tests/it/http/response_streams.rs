@@ -1,9 +1,9 @@
-//! `/v1/responses` as typed events, and what is kept of it.
+//! Tests of `/v1/responses` as typed events, and of the records of its calls.
 
 use super::responses::{PATH, QUESTION, text_of, with};
 use super::*;
 
-/// The events of a stream: the name that its line says, and the data.
+/// Returns the events of a stream: the name in the event line, and the data.
 fn typed_events(body: &Value) -> Vec<(String, Value)> {
     let stream =
         RUNTIME.block_on(async { text(call(&SERVER, PATH, body.to_string()).await).await });
@@ -117,7 +117,7 @@ fn a_stream_is_the_documented_events_in_their_order() {
             );
             assert_eq!(at("response.content_part.done")["part"], *part);
             assert_eq!(at("response.output_item.done")["item"]["id"], item["id"]);
-            // The last event has the whole response, as it is without a stream.
+            // The last event has the whole response, as without a stream.
             let mut response = at(last)["response"].clone();
             assert_eq!(response["id"], at("response.created")["response"]["id"]);
             assert_eq!(
@@ -163,7 +163,7 @@ fn a_stream_that_fails_says_so_in_its_last_events() {
     assert_eq!(response["error"]["message"], error["message"]);
 }
 
-/// What is kept, for whom, under what name and in whose quota is decided where it is for chats.
+/// Records, consent, idempotency keys and quota follow the same rules as for chats.
 #[test]
 fn a_response_is_kept_and_named_as_a_chat_is() {
     let logged = logged(&keyed(), TrafficConfig::default());
@@ -176,7 +176,7 @@ fn a_response_is_kept_and_named_as_a_chat_is() {
     );
     assert_eq!(record["samples"][0]["text"], text_of(&answer));
     assert_eq!(record["log"], json!({"retain": true, "train": true}));
-    // Another caller does not see it, and a caller whose traffic is not kept has no record.
+    // Another caller cannot read the record, and a caller without consent has none.
     let id = answer["record_id"].as_str().unwrap();
     let path = format!("/records/{id}");
     let other = Call {

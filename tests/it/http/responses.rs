@@ -1,4 +1,4 @@
-//! `/v1/responses`: OpenAI's newer shapes. Their streams and records are in `response_streams.rs`, fields of other APIs in
+//! Tests of `/v1/responses`, OpenAI's Responses API. Streams and records are in `response_streams.rs`, fields of other APIs in
 //! `response_fields.rs`.
 
 use super::*;
@@ -23,7 +23,7 @@ pub(super) fn text_of(response: &Value) -> &str {
         .unwrap()
 }
 
-/// The text that a chat of these messages answers by the same seed.
+/// Returns the text of a chat of these messages with the same seed.
 fn chat_text(messages: &Value) -> String {
     let body = json!({"messages": messages, "seed": 1, "max_tokens": 64});
     let answer = ok(CHAT, &body);
@@ -61,7 +61,7 @@ fn a_text_is_answered_as_a_chat_of_one_message() {
         ("/output/0/content/0/annotations", json!([])),
         ("/output/0/content/0/logprobs", json!([])),
         ("/usage/output_tokens_details/reasoning_tokens", json!(0)),
-        // What the call left open.
+        // The following parameters have their defaults.
         ("/instructions", Value::Null),
         ("/max_output_tokens", json!(64)),
         ("/metadata", json!({})),
@@ -127,7 +127,7 @@ fn what_was_asked_for_comes_back_with_the_answer() {
     ] {
         assert_eq!(response[name], asked[name], "{name}");
     }
-    // What was asked for and cannot be had is said.
+    // A warning names the parameter that cannot have its effect.
     assert_eq!(response["store"], false);
     let warnings = response["warnings"].as_array().unwrap();
     assert!(
@@ -169,7 +169,7 @@ fn the_items_of_a_conversation_are_its_messages() {
         more
     ]);
     let expected = chat_text(&chat);
-    // The message as it came back, with the fields that clients add.
+    // The returned message gets the fields that clients add.
     let mut output = first["output"][0].clone();
     output["phase"] = Value::Null;
     output["content"][0]["parsed"] = Value::Null;
@@ -243,7 +243,7 @@ fn json_is_answered_by_its_schema() {
             );
         }
     }
-    // Not strict: what the grammar cannot hold is left out and named.
+    // Without `strict`, a keyword that the grammar cannot express is left out and named.
     let loose = json!({"type": "json_schema", "name": "odd", "schema": {"type": "object", "propertyNames": {"pattern": "^a"}}});
     let response = ok(PATH, &format(loose.clone()));
     let warning = response["warnings"][0].as_str().unwrap();

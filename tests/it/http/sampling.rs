@@ -1,4 +1,4 @@
-//! What each parameter of sampling does to an answer.
+//! Tests of the effect of each sampling parameter on an answer.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::patience::{until, until_quick_enough};
 
 const PROMPT: &str = "Spell piano with hyphens.";
 
-/// The only answer to `PROMPT` with these parameters.
+/// Returns the answer to `PROMPT` with these parameters.
 fn answer(parameters: Value) -> Value {
     let mut body = json!({"prompt": PROMPT, "max_tokens": 24});
     for (key, value) in parameters.as_object().unwrap() {
@@ -40,7 +40,7 @@ fn any_truncation_to_one_token_is_greedy_however_hot() {
     }
 }
 
-/// Eight answers of 80 tokens each: the first token of each, and how many different ones they have, all together.
+/// Returns the first token of each of eight answers of 80 tokens, and the number of different tokens in all of them.
 fn variety(name: &str, value: f64) -> (Vec<u64>, usize) {
     let mut body =
         json!({"prompt": PROMPT, "n": 8, "seed": 5, "ignore_eos": true, "max_tokens": 80});
@@ -72,7 +72,7 @@ fn penalties_keep_answers_from_repeating_themselves() {
             less.1 < plain.1 && plain.1 < more.1,
             "{name}: {less:?}, {plain:?}, {more:?}"
         );
-        // Tokens of the prompt count for one of them only.
+        // Only `repetition_penalty` counts the prompt's tokens.
         if name != "repetition_penalty" {
             assert_eq!((&less.0, &more.0), (&plain.0, &plain.0), "{name}");
         }
@@ -102,7 +102,7 @@ fn tokens_and_strings_end_an_answer_and_not_before_their_time() {
         (&stopped["finish_reason"], &stopped["stop_reason"]),
         (&json!("stop"), &json!(third))
     );
-    // Held back until there are so many; the model's own end as well.
+    // Until `min_tokens` the stop token and the model's end token are not drawn.
     let held =
         answer(json!({"temperature": 0, "stop_token_ids": [third], "min_tokens": first + 1}));
     assert!(ids(&held).len() > first, "{held}");
@@ -122,7 +122,7 @@ fn tokens_and_strings_end_an_answer_and_not_before_their_time() {
     }
 }
 
-/// One sequence runs at once; of two that wait the second goes first, for its level.
+/// One sequence runs at a time. Of two that wait, the second has the lower level and goes first.
 #[test]
 fn a_lower_level_is_served_first() {
     let engine = EngineConfig {

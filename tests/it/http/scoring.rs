@@ -1,4 +1,4 @@
-//! Log-probabilities as OpenAI's and vLLM's clients read them: of prompts, of answers, by the names of tokens.
+//! Tests of log-probabilities as OpenAI's and vLLM's clients read them: of prompts, of answers, by the names of tokens.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn numbers(list: &Value) -> Vec<f64> {
     numbers.map(|number| number.as_f64().unwrap()).collect()
 }
 
-/// What lm-eval sends to score texts.
+/// Sends the call with which lm-eval scores texts.
 fn scored(prompt: &Value) -> Value {
     ok(
         TEXT,
@@ -26,7 +26,7 @@ fn scored(prompt: &Value) -> Value {
 #[test]
 fn a_prompt_is_scored_as_it_is_when_each_of_its_tokens_is_drawn() {
     let ids = ids(PROMPT);
-    // The second time its beginning is in the cache, and every token is scored nevertheless.
+    // In the second call the cache has the beginning of the prompt. Every token is still scored.
     let answers = [scored(&json!([ids])), scored(&json!([ids]))];
     let [first, second] = answers.each_ref().map(|answer| &answer["choices"][0]);
     assert_eq!(first, second);
@@ -37,7 +37,7 @@ fn a_prompt_is_scored_as_it_is_when_each_of_its_tokens_is_drawn() {
         (&Value::Null, &Value::Null)
     );
     for at in 1..ids.len() {
-        // The same number by drawing that very token behind those before it.
+        // Drawing the same token after the tokens before it gives the same number.
         let drawn = ok(
             TEXT,
             &json!({"prompt": ids[..at], "max_tokens": 1, "temperature": 0, "logprobs": 1, "logit_bias": {ids[at].to_string(): 100}}),
@@ -181,7 +181,7 @@ fn the_drawn_token_is_among_the_probable_ones_under_its_name() {
         }
     }
     assert!(unlikely > 10, "{unlikely}");
-    // A stream tells the same lists in pieces.
+    // The events of a stream have the same lists in pieces.
     let mut streamed = body;
     streamed["stream"] = json!(true);
     let events = events(TEXT, &streamed);
@@ -207,7 +207,7 @@ fn the_drawn_token_is_among_the_probable_ones_under_its_name() {
 
 #[test]
 fn bytes_are_true_and_half_characters_have_names() {
-    // The bytes of two characters, drawn one by one.
+    // The bytes of two characters are drawn one by one.
     let tokens = ids("é🙂");
     assert_eq!(tokens.len(), 6, "they are no tokens of their own");
     let regex = json!({"structured_outputs": {"regex": "é🙂"}, "logprobs": true, "top_logprobs": 1, "max_tokens": 8,
@@ -240,7 +240,7 @@ fn bytes_are_true_and_half_characters_have_names() {
     assert_eq!(*list["text_offset"].as_array().unwrap(), joined);
 }
 
-/// The pocket model with a tokenizer that takes the space off the start of a text, as Llama 2's does.
+/// Starts the pocket model with a tokenizer that strips the space at the start of a text, as Llama 2's does.
 fn stripping() -> Router {
     let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
     let dir = tempfile::tempdir().unwrap();
@@ -281,7 +281,7 @@ fn a_completion_keeps_its_first_space_and_a_chat_does_not_begin_with_one() {
         .to_owned();
     assert!(word.starts_with(' '), "{word:?}");
     let bias = json!({space.to_string(): 100});
-    // The decoder of the shared server takes nothing off: both have to say the same.
+    // The decoder of the shared server strips nothing. Both servers must answer alike.
     let body = json!({"prompt": "2", "max_tokens": 3, "logit_bias": bias, "temperature": 0, "logprobs": 1});
     let (stripped, plain) = (ask(TEXT, &body), ok(TEXT, &body));
     assert_eq!(stripped["choices"], plain["choices"]);
@@ -297,7 +297,7 @@ fn a_completion_keeps_its_first_space_and_a_chat_does_not_begin_with_one() {
         RUNTIME.block_on(async { text(call(&server, TEXT, streamed.to_string()).await).await });
     let pieces = events_of(&pieces);
     assert_eq!(pieces[0]["choices"][0]["text"], word);
-    // A stop string that begins the answer.
+    // This stop string is the beginning of the answer.
     let mut stopped = body.clone();
     stopped["stop"] = json!([word]);
     let choice = &ask(TEXT, &stopped)["choices"][0];
@@ -305,10 +305,10 @@ fn a_completion_keeps_its_first_space_and_a_chat_does_not_begin_with_one() {
         (&choice["text"], &choice["stop_reason"]),
         (&json!(""), &json!(word))
     );
-    // Candidates too, and grammars begin behind the prompt.
+    // Candidates have the space too, and grammars begin after the prompt.
     let mut best = body.clone();
     best["best_of"] = json!(2);
-    // Drawn, or all candidates would be one; the bias leaves no choice.
+    // Greedy candidates would all be equal. The bias leaves one choice for each token.
     best["temperature"] = json!(1.0);
     assert_eq!(
         ask(TEXT, &best)["choices"][0]["text"],

@@ -1,4 +1,4 @@
-//! Two callers with keys of their own: neither takes the server from the other, and neither sees what the other has asked.
+//! Tests of two callers with their own keys: neither delays the other, and neither can find out the other's prompts.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::*;
 
 const SECRET: &str = "Patient Ann Lee, born 1984, has diagnosis code 7531, and her pin is 4469. What follows from that?";
 
-/// Two callers, alice (`a`) and bob (`b`), on an engine of their own.
+/// Starts a server of its own with two callers, alice (`a`) and bob (`b`).
 fn two_callers(engine: &EngineConfig) -> Router {
     start(engine, &keyed())
 }
@@ -24,7 +24,7 @@ async fn answer_of(server: &Router, key: &str, path: &str, body: Value) -> Value
     answer
 }
 
-/// Prompt tokens of a call that its caller is told were cached.
+/// Returns the prompt tokens that a call reports as cached.
 async fn cached(server: &Router, key: &str, path: &str, body: Value) -> u64 {
     let usage = answer_of(server, key, path, body).await["usage"].clone();
     let by_openai = [
@@ -36,7 +36,7 @@ async fn cached(server: &Router, key: &str, path: &str, body: Value) -> u64 {
         .unwrap_or_else(|| panic!("{usage}"))
 }
 
-/// A body for each route that computes prompts, with `more` in it.
+/// Returns a body for each route that computes prompts, with `more` in it.
 fn asks(more: &Value) -> Vec<(&'static str, Value)> {
     let bodies = [
         ("/generate", json!({"prompt": SECRET, "max_tokens": 1})),
@@ -70,13 +70,13 @@ fn asks(more: &Value) -> Vec<(&'static str, Value)> {
     with_more.into()
 }
 
-/// Whether two calls were told the same, but for less than a block: reads of one call that run beside each other share a little
-/// more or less, by the step in which each of them begins.
+/// Returns whether two counts differ by less than a block. Parallel reads of one call share slightly different lengths, as they
+/// begin in different steps.
 fn same(a: u64, b: u64) -> bool {
     a.abs_diff(b) < 16
 }
 
-/// What a call is told of cached tokens on a server that no other client has called.
+/// Returns the cached tokens of a call on a server that no other client has called.
 async fn cached_alone(path: &str, body: &Value) -> u64 {
     let fresh = two_callers(&engine());
     cached(&fresh, "b", path, body.clone()).await
@@ -96,7 +96,7 @@ fn what_one_key_has_asked_is_not_cached_for_another_on_any_route() {
                 same(of_bob, alone),
                 "{path}: {of_bob}, and {alone} if alice had asked nothing"
             );
-            // Operators' keys are callers like others.
+            // An operator's key is a caller as any other.
             let of_operator = cached(&server, "r", path, body).await;
             assert!(same(of_operator, alone), "{path}: {of_operator} {alone}");
         }
@@ -110,7 +110,7 @@ fn a_token_of_anothers_prompt_cannot_be_guessed() {
         let ask = |prompt: String| json!({"prompt": prompt, "max_tokens": 1});
         answer_of(&server, "a", "/generate", ask(SECRET.to_owned())).await;
         let known = SECRET.split_once("7531").unwrap().0;
-        // Bob's own guesses share what he knows, and the right one shares no more than the wrong ones.
+        // Bob's guesses share the text that he knows. The right guess shares no more than the wrong ones.
         cached(&server, "b", "/generate", ask(format!("{known}?"))).await;
         let mut told = Vec::new();
         for digit in 0..10 {
@@ -132,12 +132,12 @@ fn a_salt_keeps_calls_of_one_key_apart() {
             };
             let first = cached(&server, "a", path, body.clone()).await;
             for (key, salt, shares) in [
-                // Nothing of the calls without a salt.
+                // A call with a salt shares nothing with calls without one.
                 ("a", json!("red"), false),
                 ("a", json!("red"), true),
                 ("a", json!("blue"), false),
                 ("b", json!("red"), false),
-                // Null asks for nothing.
+                // A null salt is no salt.
                 ("a", Value::Null, true),
             ] {
                 let told = cached(&server, key, path, salted(salt.clone())).await;
@@ -178,7 +178,7 @@ fn an_operator_may_share_the_cache_between_all_keys() {
     });
 }
 
-/// Best-of-N and tournaments share as much as on a server whose cache is shared by all.
+/// Best-of-N and tournaments share as much as on a server with one cache for all callers.
 #[test]
 fn one_call_shares_with_itself_as_much_as_ever() {
     RUNTIME.block_on(async {
@@ -234,7 +234,7 @@ fn one_key_cannot_take_every_place_of_calls() {
     });
 }
 
-/// One call of many prompts, samples and tokens: more than the engine computes in minutes.
+/// One call has so many prompts, samples and tokens that the engine needs minutes.
 #[test]
 fn a_huge_call_of_one_key_delays_anothers_by_steps_and_not_by_its_length() {
     let config = EngineConfig {
@@ -257,7 +257,7 @@ fn a_huge_call_of_one_key_delays_anothers_by_steps_and_not_by_its_length() {
             let short = json!({"prompt": "What is 3 plus 4?", "max_tokens": 8, "ignore_eos": true});
             answer_of(&server, "b", "/generate", short).await;
         }
-        // Of the 768,000 tokens hardly any have been computed.
+        // Hardly any of the 768,000 tokens have been computed.
         let generated = metric(&server, "generation_tokens_total").await;
         assert!(generated < 40_000.0, "{generated}");
         assert!(metric(&server, "num_preemptions_total").await > 0.0);
@@ -330,7 +330,7 @@ fn the_prompts_of_a_call_wait_for_places_instead_of_being_refused() {
                 }
             }
         }
-        // What makes one of them unservable is still a 400, before anything has been sent.
+        // A prompt that cannot be served is still refused with 400, before the stream begins.
         let body = json!({"prompt": ["x", "7 ".repeat(3000)], "max_tokens": 2, "stream": true});
         let response = posted("/v1/completions", "a", &body)
             .response(&server)
@@ -345,7 +345,7 @@ fn samples_beyond_the_places_follow_and_are_those_of_a_wide_engine() {
     let texts = |config: &EngineConfig| {
         let answer = RUNTIME.block_on(async {
             let server = two_callers(config);
-            // Places are taken when the call comes.
+            // A call takes its places when it arrives.
             let alices = posted("/generate", "a", &endless(6))
                 .response(&server)
                 .await;

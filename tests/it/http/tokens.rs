@@ -1,4 +1,4 @@
-//! Tokenising there and back.
+//! Tests of `/tokenize` and `/detokenize`.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Tools: what is offered, called and answered, on a model without a tool format of its own. What is refused is in
+//! Tests of tools that are offered, called and answered, on a model without its own tool format. Refusals are in
 //! `tools_refused.rs`.
 
 use std::collections::HashSet;
@@ -30,7 +30,7 @@ pub(super) fn named(name: &str) -> Value {
     json!({"type": "function", "function": {"name": name}})
 }
 
-/// Checks a call against the schemas; returns its function.
+/// Checks a tool call against the schemas, and returns the name of its function.
 fn checked(call: &Value) -> String {
     let id = call["id"].as_str().unwrap();
     assert!(id.starts_with("call_") && id.len() > 20, "{call}");
@@ -59,7 +59,7 @@ fn checked(call: &Value) -> String {
     name.to_owned()
 }
 
-/// A message as a client makes it of the events of a choice, and how it ended.
+/// Builds the message and the finish reason of a choice from its events, as a client does.
 fn accumulated(events: &[Value], index: usize) -> (Value, Value) {
     let mut message = json!({"role": null, "content": null});
     let (mut calls, mut finish) = (Vec::<Value>::new(), Value::Null);
@@ -148,7 +148,7 @@ fn required_and_named_calls_are_bound_whatever_the_model_would_say() {
             for choice in answer["choices"].as_array().unwrap() {
                 let calls = choice["message"]["tool_calls"].as_array().unwrap();
                 assert_eq!((calls.len(), checked(&calls[0]).as_str()), (1, name));
-                // As OpenAI's API says it of a call that the caller asked for.
+                // OpenAI's API reports `stop` where the caller chose the function.
                 assert_eq!(choice["finish_reason"], "stop");
             }
         }
@@ -157,7 +157,7 @@ fn required_and_named_calls_are_bound_whatever_the_model_would_say() {
     assert!(!counts.is_empty());
 }
 
-/// The pocket model would never end a string by itself.
+/// The pocket model alone would never end a string.
 #[test]
 fn a_small_model_ends_what_has_no_bound() {
     let weather = tool(
@@ -231,7 +231,7 @@ fn arguments_come_in_pieces_and_log_probs_with_every_token() {
             .collect()
     };
     let listed = tokens(&whole["choices"][0]);
-    // All that was drawn, marks included.
+    // The list has all drawn tokens, with the marks of the tool format.
     assert!(
         listed
             .concat()
@@ -263,7 +263,7 @@ fn calls_and_results_go_back_into_the_conversation() {
     let message = answer["choices"][0]["message"].clone();
     let id = message["tool_calls"][0]["id"].clone();
     let mut dumped = message.clone();
-    // As clients keep it.
+    // The message gets the fields with which clients keep it.
     dumped["refusal"] = Value::Null;
     dumped["function_call"] = Value::Null;
     dumped["annotations"] = json!([]);
@@ -286,7 +286,7 @@ fn calls_and_results_go_back_into_the_conversation() {
         let tokens = |answer: &Value| answer["usage"]["total_tokens"].clone();
         assert_eq!(tokens(&same), tokens(&plain));
     }
-    // The result is read.
+    // The model reads the result.
     let other = ok(
         CHAT,
         &asked(json!([
@@ -299,7 +299,7 @@ fn calls_and_results_go_back_into_the_conversation() {
         other["usage"]["prompt_tokens"],
         plain["usage"]["prompt_tokens"]
     );
-    // A history with calls needs no tools.
+    // A conversation with tool calls needs no `tools`.
     let mut untold = asked(json!([user, message, result(json!("18"))]));
     untold.as_object_mut().unwrap().remove("tools");
     let untold = ok(CHAT, &untold);
@@ -321,7 +321,7 @@ fn tools_are_shown_to_the_model_unless_none_may_be_called() {
     assert!(tokens(&auto) > tokens(&plain) + 50);
     auto["tool_choice"] = Value::Null;
     assert!(tokens(&auto) > tokens(&plain) + 50);
-    // A description is read.
+    // The model reads a description.
     let before = tokens(&auto);
     auto["tools"][1]["function"]["description"] = json!("Tells the time.");
     assert!(tokens(&auto) > before);
@@ -354,7 +354,8 @@ fn what_is_left_out_is_named() {
     assert_eq!(answer["error"]["param"], "tools");
 }
 
-/// A record holds messages of text. A conversation with tools would be misread, so it is in none, and the caller is told.
+/// A record holds messages of text and would misrepresent tools. So a conversation with tools has no record, and the answer says
+/// so.
 #[test]
 fn conversations_with_tools_are_in_no_record() {
     let logged = logged(&keyed(), TrafficConfig::default());
@@ -374,7 +375,7 @@ fn conversations_with_tools_are_in_no_record() {
         answer["record_id"].is_string(),
         "without tools it is an ordinary call: {answer}"
     );
-    // A history with calls is not kept either.
+    // A conversation with earlier tool calls has no record either.
     let call =
         json!({"id": "a", "type": "function", "function": {"name": "now", "arguments": "{}"}});
     let history = json!({"messages": [

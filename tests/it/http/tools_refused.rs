@@ -1,4 +1,4 @@
-//! Tools, choices of tools, and calls in a conversation that are refused by name.
+//! Tests of tools, choices of tools and tool calls that are refused by name.
 
 use super::tools::{CHAT, body, named, tool, tools};
 use super::*;
@@ -182,7 +182,7 @@ fn what_makes_no_sense_is_refused_by_name() {
         let named = &answer["error"]["param"];
         assert_eq!(named, param, "{change}: {answer}");
     }
-    // Other routes know no tools.
+    // Other routes have no tools.
     for (path, field, value) in [
         ("/generate", "tools", tools()),
         ("/v1/completions", "tools", tools()),

@@ -1,4 +1,4 @@
-//! Logging: what is kept, of whom, what is said of it, and what is done when it cannot be.
+//! Tests of the log: which calls are kept and for whom, what their records hold, and what happens when a call cannot be kept.
 
 use axum::body::BodyDataStream;
 use futures::StreamExt;
@@ -13,7 +13,7 @@ const RETAIN: Consent = Consent {
     train: false,
 };
 
-/// Ids of a list.
+/// Returns the ids of a list.
 fn ids(list: &Value) -> Vec<u64> {
     let list = list.as_array().unwrap_or_else(|| panic!("{list}"));
     list.iter().map(|id| id.as_u64().unwrap()).collect()
@@ -31,7 +31,8 @@ fn a_call_is_kept_if_the_server_the_key_and_the_call_agree() {
         train: true,
     };
     let (nothing, all) = (Consent::default(), Permitted::default());
-    // The server's default and ceiling, the key, what the call says; and what the record allows, if there is one.
+    // The columns: the server's default, its ceiling, the key, the call's `log` field, and the consent of the record, if there is
+    // one.
     for (default, allowed, key, log, kept) in [
         (nothing, all, "a", json!(null), None),
         (nothing, all, "a", json!({}), None),
@@ -128,8 +129,8 @@ fn a_record_holds_what_was_drawn_and_how() {
         assert_eq!(sample["sampling"]["max_tokens"], 6);
         assert!(!sample["version"].as_str().unwrap().is_empty());
     }
-    // By the seed that was drawn for it, the answer comes again; and its raw log-probabilities are those of the record,
-    // however the tokens were drawn.
+    // The drawn seed gives the same answer again. Its raw log-probabilities are those of the record, whatever the sampling
+    // parameters are.
     body["seed"] = samples[0]["seed"].clone();
     body["logprobs"] = json!(1);
     let again = posted("/generate", "a", &body).ok(&logged.server);
@@ -154,7 +155,7 @@ fn every_match_of_a_tournament_is_a_verdict_and_a_pair() {
     let rounds = answer["tournament"]["rounds"].as_array().unwrap();
     let matches = rounds.iter().flat_map(|round| round.as_array().unwrap());
     let text = |index: &Value| &record["samples"][index.as_u64().unwrap() as usize]["text"];
-    // Copies of one answer are not judged.
+    // Equal answers are not judged.
     let judged: Vec<&Value> = matches.filter(|m| text(&m["a"]) != text(&m["b"])).collect();
     let verdicts = record["verdicts"].as_array().unwrap();
     assert_eq!(verdicts.len(), judged.len());
@@ -204,7 +205,7 @@ fn what_was_judged_is_kept_with_its_verdicts() {
         verdict["p"].as_f64().unwrap() as f32,
         answer["p"].as_f64().unwrap() as f32
     );
-    // What a caller judges by principles of its own is not learned from.
+    // Verdicts under a caller's own principles make no pairs.
     assert_eq!(record["pairs"], json!([]));
     body["principles"] = json!([]);
     let answer = posted("/judge", "a", &body).ok(&logged.server);
@@ -251,7 +252,7 @@ fn a_stream_names_its_record_at_the_end() {
         assert_eq!(numbers(&sample["logprobs"]).len(), drawn.len());
         assert_eq!(sample["finish_reason"], "stop");
     }
-    // OpenAI's streams end without an event of their own, unless somebody asked.
+    // OpenAI's streams have no event of the record at their end, unless the call asks for a record.
     let mut chat =
         json!({"messages": [{"role": "user", "content": "What is 3 plus 4?"}], "stream": true});
     assert!(
@@ -296,7 +297,7 @@ fn what_a_reader_had_who_left_is_kept_as_aborted() {
         drop(pieces);
         until(async || logged.log.stats().records == 1).await;
     });
-    // Under its name the record can still be found.
+    // The idempotency key still names the record.
     let mut whole = body.clone();
     whole["stream"] = json!(false);
     let again = Call {

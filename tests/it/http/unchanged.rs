@@ -1,4 +1,4 @@
-//! What clients of other servers send, unchanged: fields that ask for nothing, messages, spellings. Formats of answers are in
+//! Tests of unchanged requests of other servers' clients: neutral fields, messages, spellings. Formats of answers are in
 //! `response_formats.rs`, headers in `headers.rs`.
 
 use super::*;
@@ -20,7 +20,7 @@ pub(super) fn with(body: &Value, field: &str, value: &Value) -> Value {
     body
 }
 
-/// Fields of OpenAI's and vLLM's APIs: values that ask for nothing, and one that asks for something, where there is any.
+/// Returns fields of OpenAI's and vLLM's APIs: neutral values, and a value that would have an effect, where there is one.
 fn fields() -> Vec<(&'static str, Vec<Value>, Option<Value>)> {
     let text = || vec![json!("x"), json!("")];
     vec![
@@ -177,7 +177,7 @@ fn what_asks_for_nothing_changes_nothing_and_the_rest_is_refused_by_name() {
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert_eq!(answer["error"]["param"], "suffix");
     ok(CHAT, &with(&chat_body(), "seed", &json!(-1)));
-    // A field that no API knows is refused whatever it says.
+    // A field of no known API is refused, whatever its value is.
     for value in [Value::Null, json!([]), json!(false)] {
         let (status, answer) = post(CHAT, &with(&chat_body(), "mood", &value));
         assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -196,7 +196,7 @@ fn messages_come_back_as_clients_keep_them() {
     let body =
         |answer: &Value| json!({"messages": [user, answer, more], "seed": 2, "max_tokens": 6});
     let plain = json!({"role": "assistant", "content": "62"});
-    // As /generate, /judge and /tokenize take them too.
+    // `/generate`, `/judge` and `/tokenize` accept these messages too.
     let expected = ok(CHAT, &body(&plain));
     for (field, value) in [
         ("refusal", Value::Null),
@@ -232,7 +232,7 @@ fn messages_come_back_as_clients_keep_them() {
             "{field}: {value}"
         );
     }
-    // openai-python's `message.model_dump()`.
+    // This is `message.model_dump()` of openai-python.
     let dumped = json!({"content": "62", "refusal": null, "role": "assistant", "annotations": null, "audio": null,
         "function_call": null, "tool_calls": null});
     assert_eq!(ok(CHAT, &body(&dumped))["choices"], expected["choices"]);
@@ -310,7 +310,7 @@ fn elements_of_lists_are_named_in_errors() {
         assert_eq!(status, StatusCode::BAD_REQUEST, "{value}");
         assert_eq!(error["error"]["param"], param, "{error}");
     }
-    // Whole numbers however they are written.
+    // A whole number is accepted in any spelling.
     let whole = with(&text_body(), "max_tokens", &json!(6.0));
     assert_eq!(
         ok(TEXT, &whole)["choices"],
@@ -367,14 +367,14 @@ fn an_answer_goes_on_in_the_last_message() {
     let whole = ok(CHAT, &json!({"messages": [user], "temperature": 0}));
     let text = whole["choices"][0]["message"]["content"].as_str().unwrap();
     assert!(text.len() > 1, "{text}");
-    // Every beginning is gone on with as the whole answer does, on both routes and streamed.
+    // The call continues every beginning of the answer like the whole answer, on both routes and in a stream.
     for end in 1..text.len() {
         let begun = json!({"role": "assistant", "content": text[..end]});
         let mut body = json!({"messages": [user, begun], "temperature": 0, "continue_final_message": true,
             "add_generation_prompt": false});
         let answer = ok(CHAT, &body);
         let rest = answer["choices"][0]["message"]["content"].as_str().unwrap();
-        // Other tokens for the same text may lead elsewhere; where they are the same, so is the end.
+        // Another tokenization of the same text may lead to another end. With the same tokens the end is the same.
         if text.starts_with(char::is_numeric) {
             assert_eq!(format!("{}{rest}", &text[..end]), text);
         }
