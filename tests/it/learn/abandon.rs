@@ -1,4 +1,4 @@
-//! A stage that an operator leaves, and stages of earlier versions.
+//! Tests of a stage that an operator abandons, and of open stages of earlier versions.
 
 use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection};
@@ -27,7 +27,7 @@ fn an_abandoned_stage_ends_at_once_and_its_prompts_are_learned_from_later() {
     assert_eq!(train["last_outcome"], "failed", "{train}");
     let reason = train["abandoned"]["reason"].as_str().unwrap();
     assert!(reason.contains("operator"), "{reason}");
-    // The step in which it was left ends, and the next stage begins.
+    // The step during which the stage was abandoned ends, and the next stage begins.
     std::fs::write(until(dir.path()), "").unwrap();
     let id = program.learned();
     let generations = program.admin_get("/generations");
@@ -55,7 +55,7 @@ fn an_abandoned_stage_ends_at_once_and_its_prompts_are_learned_from_later() {
     program.stop();
 }
 
-/// Rewrites the open stage as version 1 of its state has it: one object, without a version and a phase.
+/// Rewrites the open stage in version 1 of its state: one object without a version and a phase.
 fn as_version_one(data_dir: &std::path::Path) {
     let url = format!("sqlite:{}", data_dir.join("traffic.sqlite").display());
     let runtime = tokio::runtime::Runtime::new().unwrap();

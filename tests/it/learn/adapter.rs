@@ -1,4 +1,4 @@
-//! Learning that begins at a model with an adapter: every generation goes on from that adapter, and belongs to it.
+//! Tests of learning from a model with an adapter: every generation continues that adapter, and needs the same base.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use train::base::Adapter;
 
 use super::support::{Follower, LEARN, Program, Setup, question, wait_for};
 
-/// An adapter of rank 4 that changes answers a little.
+/// Writes an adapter of rank 4 that changes answers slightly.
 fn adapter(dir: &Path, seed: u64) {
     let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
     let spec = ModelConfig::from_dir(&pocket).unwrap().spec;
@@ -61,7 +61,7 @@ fn start(data_dir: &Path, adapter: Option<&Path>, learn: Option<&str>) -> Result
     Program::try_start(&setup).map_err(|ended| ended.said)
 }
 
-/// Answers, and how probable each of their tokens was.
+/// Returns answers with the log-probabilities of their tokens.
 fn answers(program: &Program) -> Vec<Value> {
     let ask = |number| {
         let mut call = question(number);
@@ -104,7 +104,7 @@ fn a_served_adapter_is_trained_further_and_stays_generation_zero() {
     let id = program.learned();
     let learned_answers = answers(&program);
     assert_ne!(learned_answers, first_answers);
-    // Rank and layers are the given adapter's, and the step before the first update changed nothing.
+    // The generation has the given adapter's rank and layers, and step zero changed nothing.
     let generation = data.join("generations").join(&id);
     let config = json_of(&generation.join("adapter_config.json"));
     assert_eq!(
@@ -130,7 +130,7 @@ fn a_served_adapter_is_trained_further_and_stays_generation_zero() {
     assert!(zero.is_some_and(|gap| gap < 1e-3), "{gates}");
     program.stop();
 
-    // A restart keeps what was learned, with the learner or without one.
+    // After a restart the generation still serves, with the learner or without it.
     for learn in [None, Some(LEARN)] {
         let program = start(&data, Some(&one), learn).unwrap();
         assert_eq!(program.policy(), id);
@@ -138,7 +138,7 @@ fn a_served_adapter_is_trained_further_and_stays_generation_zero() {
         program.stop();
     }
 
-    // What began at one adapter is not gone on with at another, nor at the bare model.
+    // Generations of one adapter cannot continue with another adapter, or with the bare model.
     for other in [Some(two.as_path()), None] {
         let said = start(&data, other, Some(LEARN))
             .err()
@@ -149,7 +149,7 @@ fn a_served_adapter_is_trained_further_and_stays_generation_zero() {
         let line = line.unwrap_or_else(|| panic!("{said}"));
         assert!(line.contains("--adapter") && line.contains(&id), "{line}");
     }
-    // Without a learner generation 0 of what was given serves, and says why.
+    // Without a learner, generation 0 of the given adapter serves, and the server reports why.
     let program = start(&data, Some(&two), None).unwrap();
     let generations = program.admin_get("/generations");
     assert_eq!(generations["serving"], "base", "{generations}");
@@ -157,7 +157,7 @@ fn a_served_adapter_is_trained_further_and_stays_generation_zero() {
     assert!(problem.contains("adapter"), "{problem}");
     program.stop();
 
-    // The way back is the adapter that was given.
+    // A rollback returns to the given adapter.
     let program = start(&data, Some(&one), None).unwrap();
     let body = json!({"expected": id});
     let (status, answer) = program.admin_post("/generations/base/rollback", &body);
@@ -165,7 +165,7 @@ fn a_served_adapter_is_trained_further_and_stays_generation_zero() {
     assert_eq!(answers(&program), first_answers);
     program.stop();
 
-    // A generation is a whole adapter: it serves alone over the bare model.
+    // A generation is a complete adapter: it serves alone over the bare model.
     let program = start(&dir.path().join("alone"), Some(&generation), None).unwrap();
     assert_eq!(answers(&program), learned_answers);
     program.stop();

@@ -1,10 +1,10 @@
-//! A generation that a share of the callers tries out, and that is taken back where it is ill.
+//! Tests of a canary that serves a share of the callers, and is withdrawn where it answers badly.
 
 use serde_json::{Value, json};
 
 use super::support::{LEARN, Program, Setup, question, wait_for, with_traffic};
 
-/// An unlogged call of a named caller with parameters of its own, and the version that answered.
+/// Sends an unlogged call of a user with parameters of its own, and returns the version that answered.
 fn version(program: &Program, user: Option<&str>, parameters: &Value) -> String {
     let mut call = question(1);
     call["log"] = json!({"retain": false});
@@ -22,7 +22,7 @@ fn version(program: &Program, user: Option<&str>, parameters: &Value) -> String 
 #[test]
 fn a_canary_is_withdrawn_for_what_its_weights_do_and_not_for_what_callers_ask() {
     let dir = with_traffic();
-    // At such a rate nothing is left of the model.
+    // This learning rate destroys the model.
     let learn = LEARN.replace("learning_rate = 1e-3", "learning_rate = 1.0");
     let learn = format!(
         "{learn}\n[publish]\npromote = false\ncanary = {{ min_answers = 10, principal_share = 1.0 }}\n"
@@ -48,8 +48,8 @@ fn a_canary_is_withdrawn_for_what_its_weights_do_and_not_for_what_callers_ask() 
         (200, &json!(id)),
         "{answer}"
     );
-    // Everybody who is somebody asks the canary, nobody in particular the live version. What a caller cuts short, shapes or gives up
-    // says nothing of either.
+    // Calls with a user's name ask the canary, and calls without one the live version. Answers that the caller cuts short, shapes
+    // or leaves count for neither.
     let whole = json!({});
     let shaped = [
         json!({"max_tokens": 1}),

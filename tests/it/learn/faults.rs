@@ -1,11 +1,12 @@
-//! `kill -9` in the middle of everything: nothing acknowledged is lost, the pointer is the old one or the new one, and training ends
-//! where it would have ended.
+//! Tests of `kill -9` during learning and publishing. No acknowledged record is lost, the pointer is the old or the new one, and
+//! training ends with the same result.
 
 use serde_json::json;
 
 use super::support::{LEARN, Program, Setup, copy, question, wait_for, with_traffic};
 
-/// Where a stage of two updates is killed: in either step, while it records, writes, measures, moves the pointers, loads.
+/// The fault points of a stage of two updates: in both steps, and while it records, writes, measures, moves the pointers or
+/// loads.
 const PLACES: [&str; 12] = [
     "train.step:1",
     "train.step:2",
@@ -47,7 +48,7 @@ fn a_stage_that_is_killed_anywhere_ends_as_if_it_had_not_been() {
         assert_eq!(names, [expected.as_str()], "{place}");
     }
 
-    // Killed while it loads what it is to serve, it serves that the next time.
+    // A server that is killed while it loads a generation serves it after the next start.
     let setup = Setup {
         fault: Some("publish.load"),
         ..Setup::new(uninterrupted.path())
@@ -92,7 +93,7 @@ fn a_call_that_was_acknowledged_outlives_the_kill() {
 #[test]
 fn a_disk_that_is_full_stops_training_and_not_serving() {
     let dir = with_traffic();
-    // Its moments take eight megabytes, and no file may have more than six.
+    // The optimizer's moments take eight megabytes, and no file may exceed six.
     let learn = LEARN.replace("r = 4, lora_alpha = 8", "r = 64, lora_alpha = 64");
     let with_room = copy(dir.path());
     let program = Program::start(&Setup::learning(with_room.path(), &learn));
@@ -147,7 +148,7 @@ fn a_generation_that_was_damaged_does_not_serve() {
     let body = json!({"expected": id});
     let (status, answer) = program.admin_post(&format!("/generations/{id}/promote"), &body);
     assert_eq!(status, 409, "{answer}");
-    // The way back is open.
+    // A rollback is still possible.
     let (status, answer) = program.admin_post("/generations/base/rollback", &body);
     assert_eq!(status, 200, "{answer}");
     let metrics = program.metrics();

@@ -1,4 +1,4 @@
-//! The learner in a process of its own, beside a server that only follows the pointers.
+//! Tests of a learner in a process of its own, beside a server that only follows the pointers.
 
 use serde_json::json;
 
@@ -31,7 +31,7 @@ fn a_follower_learns_from_a_servers_log_and_the_server_takes_over_what_it_made()
     );
     assert!(dir.path().join("generations").join(&taken_over).is_dir());
 
-    // Its operators see it and turn its switch, and what they say to the server reaches it.
+    // The learner's operators can read its state and switch it. Changes at the server reach the learner.
     let train = wait_for("its pause after one stage", || {
         let train = follower.admin_get("/train");
         (train["state"] == "paused").then_some(train)
@@ -54,11 +54,11 @@ fn a_follower_learns_from_a_servers_log_and_the_server_takes_over_what_it_made()
         (seen["principles"] == replaced["principles"]).then_some(())
     });
 
-    // Two processes wrote one log, and its chain holds.
+    // Two processes wrote one log, and the audit chain verifies.
     server.ask(40);
     let trail = server.admin_get("/events?verify=true");
     assert_eq!(trail["valid"], json!(true), "{trail}");
-    // Without its learner the server goes on with what it has.
+    // Without its learner the server still serves its generation.
     follower.stop();
     assert_eq!(
         server.post("/generate", &question(2))["version"],

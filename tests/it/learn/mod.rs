@@ -1,4 +1,4 @@
-//! Learning from traffic in the running program: what it does, and what is left of it after it was killed.
+//! Tests of learning from traffic in the running program, also after it was killed.
 
 mod abandon;
 mod adapter;

@@ -1,10 +1,10 @@
-//! Stages under other settings than the plain ones: all options at once, gates that refuse, a budget that runs out.
+//! Tests of stages with other settings: all options at once, gates that refuse, a budget that is used up.
 
 use serde_json::{Value, json};
 
 use super::support::{LEARN, Program, Setup, copy, wait_for, with_calls};
 
-/// Every option that changes what is learned, in two stages: principles, soft labels, opposed principles by a generator, active
+/// Options that change what is learned, for two stages: principles, soft labels, opposed principles by a generator, active
 /// selection, replay, extrapolation.
 const OPTIONS: &str = r#"
 [stage]
@@ -42,14 +42,14 @@ entropy = 0.5
 share = 0.3
 "#;
 
-/// Those options, with the training and the gates of the plain settings.
+/// Returns these options with the training and the gates of the plain settings.
 fn everything() -> String {
     let plain = LEARN.find("[dpo]").map(|at| &LEARN[at..]).unwrap();
-    // The gates come last in it.
+    // The table of gates is last in the plain settings.
     format!("{OPTIONS}\n{plain}tolerance = 0.99\n\n[publish]\nextrapolate = 0.5\n")
 }
 
-/// Waits for so many ended stages; their generations, the oldest first.
+/// Waits for this number of ended stages, and returns their generations, the oldest first.
 fn ended(program: &Program, stages: usize) -> Vec<Value> {
     wait_for("the end of the stages", || {
         let train = program.admin_get("/train");
@@ -76,7 +76,7 @@ fn with_all_options_a_killed_stage_ends_as_if_it_had_not_been() {
     let expected = promoted(&program);
     let metrics = program.metrics();
     program.stop();
-    // What the options are for took place.
+    // The effects of the options took place.
     let counted = |name: &str, label: &str| {
         let lines = metrics.lines().filter(|line| line.starts_with(name));
         let of = lines.filter(|line| line.contains(label));
@@ -88,7 +88,7 @@ fn with_all_options_a_killed_stage_ends_as_if_it_had_not_been() {
         "{metrics}"
     );
 
-    // In the first update; after a checkpoint of the second stage.
+    // The first fault is in the first update, the second after a checkpoint of the second stage.
     for place in ["train.step:1", "train.checkpoint:4"] {
         let dir = copy(dir.path());
         let setup = Setup {
@@ -128,7 +128,7 @@ fn a_candidate_that_a_gate_refuses_does_not_serve_and_is_not_built_on() {
 #[test]
 fn a_stage_ends_early_once_its_divergence_is_beyond_the_budget() {
     let dir = with_calls(60);
-    // A rate at which the policy is somewhere else after a few updates.
+    // At this learning rate the policy diverges within a few updates.
     let learn = LEARN
         .replace("prompts = 8\nbatch = 4", "prompts = 24\nbatch = 2")
         .replace("kl_budget = 1e9", "kl_budget = 0.01")

@@ -1,4 +1,4 @@
-//! A data directory that is used with another model: its generations neither serve nor are learned from.
+//! Tests of a data directory under another model: its generations neither serve nor are learned from.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::support::{LEARN, Program, Setup, copy, question, wait_for, with_traffic};
 
-/// The default model with one file changed.
+/// Copies the default model with one file changed.
 fn other_model(file: &str, change: impl Fn(&mut Vec<u8>)) -> tempfile::TempDir {
     let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
     let dir = tempfile::tempdir().unwrap();
@@ -32,7 +32,7 @@ fn start(data_dir: &Path, model: &Path, learn: Option<&str>) -> Program {
     })
 }
 
-/// What an operator sees where the policy pointer is at a generation that cannot serve.
+/// Asserts that the generation of the policy pointer cannot serve, and returns the problem that operators see.
 fn refused(program: &Program, id: &str) -> Value {
     let mut call = question(1);
     call["log"] = json!({"retain": false});
@@ -56,7 +56,7 @@ fn a_generation_of_another_base_does_not_serve_and_is_not_learned_from() {
     let id = program.learned();
     program.stop();
 
-    // The lowest bit of one weight.
+    // The change flips the lowest bit of one weight.
     let other = other_model("model.safetensors", |bytes| {
         let at = bytes.len() - 4;
         bytes[at] ^= 1;
@@ -76,9 +76,9 @@ fn a_generation_of_another_base_does_not_serve_and_is_not_learned_from() {
         (train["waiting_reason"]["code"] == "other_base").then_some(train)
     });
     assert_eq!(train["serving_problem"], problem, "{train}");
-    // What was learned on the other base is all that there is.
+    // The only stage is that of the other base.
     assert_eq!(train["stage"], 1, "{train}");
-    // Back to the base, what was logged may be learned from: the tokenizer is the same.
+    // After a rollback to the base the records may be learned from, since the tokenizer is the same.
     let body = json!({"expected": id});
     let (status, answer) = program.admin_post("/generations/base/rollback", &body);
     assert_eq!(status, 200, "{answer}");
@@ -90,7 +90,7 @@ fn a_generation_of_another_base_does_not_serve_and_is_not_learned_from() {
     assert_ne!(new, id);
     program.stop();
 
-    // And on the first base that one does not serve.
+    // The new generation does not serve on the first base.
     let program = Program::start(&Setup::new(dir.path()));
     refused(&program, &new);
     program.stop();
@@ -126,7 +126,7 @@ fn records_and_generations_of_another_tokenizer_are_not_used() {
     let program = Program::start(&Setup::learning(learned.path(), LEARN));
     let id = program.learned();
     program.stop();
-    // The same tokens under another digest: what differs is for people to know.
+    // The tokens are the same under another digest. The program refuses, and people decide whether the difference matters.
     let other = other_model("tokenizer.json", |bytes| bytes.push(b'\n'));
     let program = start(learned.path(), other.path(), None);
     let problem = refused(&program, &id);

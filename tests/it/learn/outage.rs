@@ -1,4 +1,4 @@
-//! A database that goes away under a program that serves and learns, and comes back.
+//! Tests of a database that fails while the program serves and learns, and later works again.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,10 +13,10 @@ use crate::log::Operator;
 
 use super::support::{LEARN, Program, Setup, question, wait_for};
 
-/// Names a PostgreSQL server on which schemas may be made.
+/// The variable with the URL of a PostgreSQL server on which schemas may be made.
 const POSTGRES: &str = "SELFJUDGE_TEST_POSTGRES";
 
-/// The only way to a database that listens on a socket in a directory; it can be cut and joined again.
+/// A proxy of a database that listens on a socket in a directory. Its connections can be cut and allowed again.
 struct Cable {
     port: u16,
     joined: Arc<AtomicBool>,
@@ -32,7 +32,7 @@ impl Cable {
             connections: Arc::default(),
         };
         let (joined, connections) = (Arc::clone(&cable.joined), Arc::clone(&cable.connections));
-        // It ends with the test's process.
+        // The thread ends with the test's process.
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 if joined.load(Ordering::SeqCst) {
@@ -47,11 +47,11 @@ impl Cable {
         cable
     }
 
-    /// Every connection breaks, and new ones are closed at once.
+    /// Breaks every connection. New ones are closed at once.
     fn cut(&self) {
         self.joined.store(false, Ordering::SeqCst);
         for connection in self.connections.lock().unwrap().drain(..) {
-            // It may have been closed already.
+            // The connection may have been closed already.
             let _ = connection.shutdown(Shutdown::Both);
         }
     }
@@ -61,7 +61,7 @@ impl Cable {
     }
 }
 
-/// Passes on what comes until either side is closed.
+/// Copies bytes until either side is closed.
 fn pass(mut from: impl Read, mut to: impl Write) {
     let mut piece = [0; 8192];
     while let Ok(count @ 1..) = from.read(&mut piece) {
@@ -71,7 +71,7 @@ fn pass(mut from: impl Read, mut to: impl Write) {
     }
 }
 
-/// The directory of the server's socket, if that is how it is reached.
+/// Returns the directory of the server's socket, if the URL names one.
 fn socket_of(url: &str) -> Option<PathBuf> {
     let dir = url.split_once("?host=")?.1.split('&').next()?;
     Some(PathBuf::from(dir).join(".s.PGSQL.5432"))

@@ -1,4 +1,4 @@
-//! Learning that rests because an operator said so.
+//! Tests of learning that an operator has paused.
 
 use serde_json::json;
 
@@ -16,7 +16,7 @@ fn a_pause_outlives_the_process() {
     for number in 0..40 {
         program.ask(number);
     }
-    drop(program); // kill -9
+    drop(program); // as by kill -9
     let program = Program::start(&setup);
     let train = wait_for("a pause", || {
         let train = program.admin_get("/train");
@@ -37,7 +37,7 @@ fn a_pause_outlives_the_process() {
     let (status, train) = program.admin_post("/train/resume", &json!({}));
     assert_eq!((status, &train["paused"]), (200, &json!(false)));
     program.learned();
-    // Learned once, it waits for somebody to look; so does the next process.
+    // After one unattended stage the learner pauses, and so does the next process.
     let paused = |program: &Program| {
         wait_for("a pause", || {
             let train = program.admin_get("/train");

@@ -1,5 +1,5 @@
-//! What dies is noticed: an engine ends its process, a learner is started again and leaves a stage that kills it, and an old look at the
-//! pointers does not undo a newer one.
+//! Tests of supervision. A dead engine ends its process. A dead learner is started again and leaves a stage that kills it. An
+//! older load of the pointers does not undo a newer one.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ fn a_server_whose_engine_dies_ends_with_a_failure() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup {
         fault: Some("panic@engine.step:1"),
-        // The self-test would meet it before the server listens.
+        // The self-test would reach the fault before the server listens.
         arguments: &["--no-self-test"],
         ..Setup::new(dir.path())
     };
@@ -31,7 +31,7 @@ fn a_server_whose_engine_is_stuck_is_not_healthy_until_it_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup {
         fault: Some("wait@engine.step:1"),
-        // The self-test would meet it before the server listens.
+        // The self-test would reach the fault before the server listens.
         arguments: &["--no-self-test"],
         ..Setup::new(dir.path())
     };
@@ -52,7 +52,7 @@ fn a_server_whose_engine_is_stuck_is_not_healthy_until_it_goes_on() {
 #[test]
 fn a_learner_that_dies_is_started_again_and_leaves_the_stage_that_kills_it() {
     let dir = with_calls(90);
-    // In the learner's own thread, and in the trainer's, of whose panics the learner hears.
+    // The first fault is in the learner's own thread, the second in the trainer's, whose panics the learner receives.
     for place in ["learn.stage", "train.step"] {
         let dir = super::support::copy(dir.path());
         let fault = format!("panic@{place}:1-3");
@@ -62,7 +62,7 @@ fn a_learner_that_dies_is_started_again_and_leaves_the_stage_that_kills_it() {
         };
         let program = Program::start(&setup);
         let died = wait_for("a death", || {
-            // Serving goes on meanwhile.
+            // The server still serves meanwhile.
             let mut call = question(1);
             call["log"] = json!({"retain": false});
             program.post("/generate", &call);
@@ -132,7 +132,7 @@ fn a_follower_whose_learner_dies_ends_with_a_failure_and_its_deaths_are_counted_
         let status = follower.wait();
         assert_eq!(status.code(), Some(1), "{status}");
     }
-    // The stage that killed three of them is left.
+    // The learner leaves the stage in which three of its processes died.
     let follower = Follower::start(dir.path(), LEARN);
     wait_for("the stage after it", || {
         let generations = follower.admin_get("/generations");
@@ -152,7 +152,7 @@ fn a_slow_load_does_not_win_over_a_rollback_that_came_after_it() {
     assert_eq!(status, 200, "{answer}");
     program.stop();
 
-    // The first load is the operator's look whether it can serve, the second is to serve it.
+    // The first load checks for the operator whether the generation can serve. The second load is to serve it.
     let setup = Setup {
         fault: Some("wait@publish.load:2"),
         ..Setup::new(dir.path())
@@ -163,7 +163,7 @@ fn a_slow_load_does_not_win_over_a_rollback_that_came_after_it() {
             let body = json!({"expected": "base"});
             program.admin_post(&format!("/generations/{id}/promote"), &body)
         });
-        // Another look at the pointers, a few seconds later, is faster.
+        // The check of the pointers, every few seconds, is faster.
         wait_for("the generation to serve", || {
             (program.admin_get("/generations")["serving"] == json!(id)).then_some(())
         });

@@ -1,4 +1,4 @@
-//! From traffic to other weights that serve, seen from outside.
+//! Tests of the way from traffic to new weights that serve, seen from outside.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ fn traffic_becomes_weights_that_serve_without_a_pause() {
     let program = Program::start(&Setup::learning(dir.path(), LEARN));
     let over = AtomicBool::new(false);
     let versions = std::thread::scope(|scope| {
-        // Callers that do not stop while the weights are swapped.
+        // Callers send calls without a pause while the weights are swapped.
         let callers: Vec<_> = (0..3)
             .map(|caller| {
                 let (program, over) = (&program, &over);
@@ -34,7 +34,7 @@ fn traffic_becomes_weights_that_serve_without_a_pause() {
             })
             .collect();
         let id = program.learned();
-        // One more call of each after the swap.
+        // Each caller sends one more call after the swap.
         for number in 0..3 {
             program.post("/generate", &question(number));
         }
@@ -54,7 +54,7 @@ fn traffic_becomes_weights_that_serve_without_a_pause() {
     let answer = program.post("/generate", &question(1));
     assert_eq!(answer["version"], json!(id));
 
-    // Whoever reads the log saw each update.
+    // The program logged each update.
     let planned = program.admin_get("/train")["planned"].as_u64().unwrap();
     let number = |line: &str, name: &str| -> f64 {
         let (_, rest) = line
@@ -80,7 +80,7 @@ fn traffic_becomes_weights_that_serve_without_a_pause() {
     let gates = train["gates"].as_array().unwrap();
     assert_eq!(gates.len(), 14, "{train}");
     assert!(gates.iter().all(|gate| gate["passed"] == true), "{train}");
-    // Policy and reference were one.
+    // Before the first update, policy and reference are equal.
     let step_zero = gates
         .iter()
         .find(|gate| gate["gate"] == "step_zero")
@@ -100,7 +100,7 @@ fn traffic_becomes_weights_that_serve_without_a_pause() {
         "the judge is pinned"
     );
 
-    // Back, by whoever knows where the policy stands.
+    // A rollback needs the expected version of the policy.
     let stale = json!({"expected": "base"});
     assert_eq!(
         program.admin_post("/generations/base/rollback", &stale).0,
@@ -115,7 +115,7 @@ fn traffic_becomes_weights_that_serve_without_a_pause() {
     let (status, answer) =
         program.admin_post(&format!("/generations/{}/promote", "0".repeat(64)), &stale);
     assert_eq!(status, 404, "{answer}");
-    // And forth.
+    // A promotion moves the policy forward again.
     assert_eq!(
         program
             .admin_post(&format!("/generations/{id}/promote"), &stale)
@@ -130,7 +130,7 @@ fn traffic_becomes_weights_that_serve_without_a_pause() {
     assert_eq!(trail["valid"], true, "{trail}");
     program.stop();
 
-    // What it served last it serves again.
+    // After a restart the last served version serves again.
     let program = Program::start(&Setup::new(dir.path()));
     assert_eq!(
         program.post("/generate", &question(1))["version"],
@@ -159,7 +159,7 @@ fn learning_pauses_and_goes_on_when_it_is_told_to() {
     program.stop();
 }
 
-/// Looks into the log of a data directory that no program has open.
+/// Reads the log of a data directory that no program has open.
 pub fn in_log(dir: &Path, look: impl AsyncFnOnce(&TrafficLog)) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -180,7 +180,7 @@ fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
     std::fs::write(&keys, "flood:one\nothers:two\nsilent:three no-train\n").unwrap();
     let keys = keys.to_str().unwrap();
     let learn = LEARN.replace("principal_share = 1.0", "principal_share = 0.5");
-    // Two owners have two of them each.
+    // Each of two owners has two of these prompts.
     let learn = learn.replace("prompts = 3", "prompts = 4");
     let setup = Setup {
         arguments: &["--api-key-file", keys],
@@ -209,7 +209,7 @@ fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
         assert_eq!(rows.len(), 8);
         assert_eq!(of("three"), 0);
         assert!(of("one") <= 4, "{}", of("one"));
-        // The trainer's answers, verdicts and pairs are with the record that they were made for.
+        // The trainer's answers, verdicts and pairs are in the record of their prompt.
         let mut made = 0;
         for id in rows {
             let id = RecordId::parse(id.as_str().unwrap()).unwrap();
@@ -226,7 +226,7 @@ fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
     });
 }
 
-/// One caller says that the second of its answers is the better one, thirty times, and another one three times.
+/// One caller prefers the second of its answers thirty times, and another one three times.
 #[test]
 fn a_flood_of_feedback_has_its_share_of_a_stage_and_no_more() {
     let dir = tempfile::tempdir().unwrap();

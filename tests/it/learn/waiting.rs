@@ -1,4 +1,4 @@
-//! What holds learning back is said, and a server without keys learns.
+//! Tests of the reasons for which learning waits, and of learning on a server without keys.
 
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ fn an_open_stage_of_another_version_is_named() {
     for number in 0..40 {
         program.ask(number);
     }
-    // The stage is waited for, and not tried again: the lease is not even taken.
+    // The learner waits for the stage and does not try it again: it does not even take the lease.
     std::thread::sleep(Duration::from_secs(7));
     let taken = || {
         let events = program.admin_get("/events?limit=1000")["events"].clone();
