@@ -1,4 +1,4 @@
-//! What is left after `kill -9`, a lost connection, a locked file and a full disk.
+//! Tests of the log after `kill -9`, a lost connection, a locked file and a full disk.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
@@ -9,14 +9,14 @@ use traffic_log::{GenerationId, NewStage, Pointer, Scope};
 use super::versions::{generation, to};
 use super::*;
 
-/// Where a child finds its database.
+/// The variable with the URL of a child's database.
 const URL: &str = "SELFJUDGE_TEST_LOG_URL";
 
 fn url() -> Option<String> {
     std::env::var(URL).ok()
 }
 
-/// Not a test: what [`killed_at_any_moment_nothing_acknowledged_is_lost`] kills.
+/// Not a test: the process that [`killed_at_any_moment_nothing_acknowledged_is_lost`] kills.
 #[test]
 #[ignore = "run by other tests as a process of its own"]
 fn child_that_writes() {
@@ -32,7 +32,7 @@ fn child_that_writes() {
     });
 }
 
-/// Not a test: what [`killed_at_the_swap_the_pointer_is_old_or_new`] runs.
+/// Not a test: the process of [`killed_at_the_swap_the_pointer_is_old_or_new`].
 #[test]
 #[ignore = "run by other tests as a process of its own"]
 fn child_that_promotes() {
@@ -57,7 +57,7 @@ fn child_that_promotes() {
     });
 }
 
-/// The ids a child's output acknowledges; libtest may have begun the line.
+/// Returns the record id that a line of a child's output acknowledges. libtest may have written the beginning of the line.
 fn acknowledged(line: &str) -> Option<RecordId> {
     let (_, id) = line.split_once("acknowledged ")?;
     RecordId::parse(id.trim())
@@ -78,7 +78,7 @@ fn killed_at_any_moment_nothing_acknowledged_is_lost() {
         }
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
-        // What it still managed to say before it died.
+        // These ids were printed before the process died.
         ids.extend(
             lines
                 .map_while(Result::ok)
@@ -95,7 +95,7 @@ fn killed_at_any_moment_nothing_acknowledged_is_lost() {
 
 #[test]
 fn killed_around_a_commit_a_record_is_whole_or_absent() {
-    // Each of the child's records is a commit of its own, so visits count records.
+    // Each of the child's records is a commit of its own, so the visits of the fault point count records.
     for (place, kept) in [("log.before_commit:4", 3), ("log.after_commit:4", 4)] {
         on_both(async |config| {
             open(&config).await.close().await;
@@ -108,7 +108,7 @@ fn killed_around_a_commit_a_record_is_whole_or_absent() {
             assert_eq!(printed.lines().filter_map(acknowledged).count(), 3);
             let log = open(&config).await;
             assert_eq!(log.stats().records, kept, "{place}");
-            // The client that had no answer asks again, and nothing is there twice.
+            // A client without an answer repeats its call, and the log has one record of it.
             let mut again = record("ann", "3");
             again.idempotency_key = Some(named("3", 1));
             log.records.append(again).await.unwrap();
@@ -138,7 +138,7 @@ fn killed_at_the_swap_the_pointer_is_old_or_new() {
             let recorded = events.iter().any(|event| event.action == "pointers.moved");
             assert_eq!(recorded, moved, "{place}");
             log.audit.verify().await.unwrap();
-            // The trainer that comes back need not wait for the dead one's lease.
+            // The restarted trainer need not wait for its old lease.
             let ttl = Duration::from_secs(3600);
             assert!(log.leases.acquire("trainer", ttl).await.unwrap().is_some());
         });
@@ -160,7 +160,7 @@ fn a_locked_file_is_unavailable_and_then_works_again() {
             "{refused:?}"
         );
         assert!(!log.stats().healthy);
-        // Reading goes on.
+        // Reads still work.
         assert!(
             log.records
                 .get(&first, &Scope::All)
@@ -204,7 +204,7 @@ fn a_lost_connection_is_made_again() {
     });
 }
 
-/// Not a test: a process whose files may not grow, which is how a full disk looks to it.
+/// Not a test: a process whose files may not grow, as on a full disk.
 #[test]
 #[ignore = "run by other tests as a process of its own"]
 fn child_that_runs_out_of_space() {
@@ -213,7 +213,7 @@ fn child_that_runs_out_of_space() {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: a system call that writes one struct of the caller's.
+    // SAFETY: getrlimit writes one struct, which outlives the call.
     let read = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut before) };
     assert_eq!(read, 0);
     let limit = |bytes: libc::rlim_t| {
@@ -221,10 +221,10 @@ fn child_that_runs_out_of_space() {
             rlim_cur: bytes,
             ..before
         };
-        // SAFETY: a system call that reads one struct of the caller's.
+        // SAFETY: setrlimit reads one struct, which outlives the call.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
     };
-    // SAFETY: without this the signal would end the process instead of failing the write.
+    // SAFETY: signal takes no pointers here. Ignoring SIGXFSZ makes a write fail, where the signal would end the process.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     run(async {
         let log = open(&LogConfig::new(url)).await;

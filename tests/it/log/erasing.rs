@@ -1,4 +1,4 @@
-//! Deleted text is gone from every file, also on a full disk.
+//! Tests of deletions: deleted text is in no file, also on a full disk.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,13 +8,13 @@ use traffic_log::{Feedback, Principal, Scope, now};
 
 use super::*;
 
-/// In no other text.
+/// A text that occurs nowhere else.
 const MARKER: &str = "ZEBRAQUARTZ7531";
 
-/// How long deleted text may take to go.
+/// The promised time within which deleted text is gone.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// All files under a directory.
+/// Returns all files below a directory.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -26,7 +26,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// How often the marker stands in the files of a directory.
+/// Counts the marker in the files of a directory.
 fn count(dir: &Path) -> usize {
     let found = |path: PathBuf| {
         let bytes = std::fs::read(&path).unwrap_or_default();
@@ -38,7 +38,7 @@ fn count(dir: &Path) -> usize {
     files(dir).into_iter().map(found).sum()
 }
 
-/// Waits until the marker is gone. The patience is the promise, with a second for a busy machine to look.
+/// Waits until the marker is gone, on a busy machine up to sixty times [`PATIENCE`].
 async fn assert_gone(dir: &Path, what: &str) {
     let begun = Instant::now();
     while count(dir) > 0 {
@@ -52,7 +52,7 @@ async fn assert_gone(dir: &Path, what: &str) {
     }
 }
 
-/// A record whose every text has the marker; long enough for pages of its own now and then.
+/// Returns a record with the marker in all its texts. Some records are long enough for pages of their own.
 fn marked(principal: &str, at: usize) -> NewRecord {
     let words = format!("{MARKER} {at} ").repeat(1 + 40 * (at % 7));
     let mut new = record(principal, &words);
@@ -72,7 +72,7 @@ fn a_deleted_record_is_in_no_file() {
         let mut ids = Vec::new();
         for at in 0..60 {
             ids.push(log.records.append(marked("ann", at)).await.unwrap());
-            // Others' records lie between them.
+            // Records of another principal lie between them.
             log.records
                 .append(record("bob", &"o".repeat(at * 50)))
                 .await
@@ -85,7 +85,7 @@ fn a_deleted_record_is_in_no_file() {
         let ann = Principal::of_key("ann");
         log.feedback.add(&ids[3], &ann, edited).await.unwrap();
         assert!(count(dir.path()) > 100);
-        // In an order of its own, half of them one by one, the others together.
+        // Half of the records are deleted one by one in another order, and the others together.
         for id in ids.iter().rev().step_by(2) {
             assert!(
                 log.deletions
@@ -150,7 +150,7 @@ fn a_reader_in_the_way_only_delays_it() {
         reader.run("BEGIN; SELECT * FROM records").await;
         assert!(log.deletions.delete(&id, &Scope::All).await.unwrap());
         assert!(count(dir.path()) > 0, "the reader still sees it");
-        // Records are written meanwhile.
+        // New records are written meanwhile.
         fill(&log, "bob", 3).await;
         reader.run("COMMIT").await;
         assert_gone(dir.path(), "after the reader").await;
@@ -199,7 +199,7 @@ fn on_postgres_deleted_rows_are_vacuumed() {
     });
 }
 
-/// A file system of a few megabytes; none where this process may not mount one.
+/// A file system of a few megabytes. None where this process may not mount one.
 struct Small(tempfile::TempDir);
 
 impl Small {
@@ -244,7 +244,7 @@ fn on_a_full_disk_records_can_still_be_deleted() {
             new.samples[0].text.push_str(&"x".repeat(200 << 10));
             ids.push(log.records.append(new).await.unwrap());
         }
-        // Another principal fills what is left.
+        // Another principal fills the rest of the disk.
         let filled = std::fs::File::create(small.0.path().join("filler")).and_then(
             |mut file| -> std::io::Result<()> {
                 let block = vec![1u8; 4096];
@@ -254,7 +254,7 @@ fn on_a_full_disk_records_can_still_be_deleted() {
             },
         );
         assert!(filled.is_err());
-        // The write-ahead log may have room for some more.
+        // The write-ahead log may have room for some more records.
         let mut kept = 0;
         while log.records.append(marked("ann", 99)).await.is_ok() {
             kept += 1;
@@ -271,7 +271,7 @@ fn on_a_full_disk_records_can_still_be_deleted() {
             17 + kept
         );
         assert_gone(small.0.path(), "on a full disk").await;
-        // With room again it keeps records and its reserve again.
+        // With free space the log keeps records again, and restores its reserve.
         std::fs::remove_file(small.0.path().join("filler")).unwrap();
         append_when_back(&log, &record("ann", "after")).await;
         log.deletions.expire(now()).await.unwrap();

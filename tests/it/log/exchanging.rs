@@ -1,4 +1,4 @@
-//! Pairs to files and back.
+//! Tests of exporting pairs to files and of importing them.
 
 use std::fs::File;
 use std::path::Path;
@@ -20,7 +20,7 @@ use traffic_log::{
 use super::*;
 use crate::support::{python, root};
 
-/// Three pairs of which one may not be trained on.
+/// Appends three pairs, one of them without consent to train.
 async fn paired(log: &TrafficLog) {
     let chat = Prompt::Messages(vec![
         Message::new(Role::System, "Be brief."),
@@ -85,7 +85,7 @@ fn jsonl_is_what_trl_reads() {
     });
 }
 
-/// Reads a file into the log.
+/// Imports a file into the log.
 async fn import(
     log: &TrafficLog,
     format: Option<PairFormat>,
@@ -99,7 +99,7 @@ async fn import(
     import_pairs(log, format, PlainText::Raw, file, &owner, consent).await
 }
 
-/// Every record that was imported.
+/// Returns every imported record.
 async fn imported(log: &TrafficLog) -> Vec<LoggedRecord> {
     let rows = log.replay.draw(&DrawSpec::new(100)).await.unwrap();
     let owner = Principal::of_key("importer");
@@ -175,7 +175,7 @@ fn a_parquet_file_has_one_kind_of_prompt_and_lists_of_messages() {
         export(Some(PromptKind::Conversation)).await.unwrap();
         let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
         let schema = reader.metadata().file_metadata().schema();
-        // As `datasets` reads a list of structs of `role` and `content`.
+        // `datasets` reads this shape as a list of structs of `role` and `content`.
         for side in &schema.get_fields()[..3] {
             let list = &side.get_fields()[0];
             assert_eq!(list.get_basic_info().repetition(), Repetition::REPEATED);
@@ -192,7 +192,7 @@ fn a_parquet_file_has_one_kind_of_prompt_and_lists_of_messages() {
     });
 }
 
-/// pyarrow, which `datasets`, pandas and TRL read with, gets the rows and types that were written.
+/// Compares rows and types with those that pyarrow reads; `datasets`, pandas and TRL read with pyarrow.
 #[test]
 #[cfg_attr(
     not(has_pyarrow),
@@ -320,7 +320,7 @@ fn records_that_cannot_be_used_are_left_out_and_counted() {
         let records = imported(&log).await;
         assert_eq!(records.len(), 2);
         for record in records {
-            // Another set's margin is no probability, and its source none of ours.
+            // A margin of another data set is no probability, and its source is none of this log's.
             assert_eq!(record.pairs[0].source, PairSource::Imported);
             assert_eq!(record.pairs[0].margin, 1.0);
             assert_eq!(record.prompt, Prompt::Text("q".to_owned()));
@@ -370,7 +370,7 @@ fn a_broken_file_is_named_and_what_stands_before_it_is_kept() {
     });
 }
 
-/// Verdicts that make no pair, each in a record of its own.
+/// Returns verdicts that make no pair, each for a record of its own.
 fn about_nothing() -> Vec<LoggedVerdict> {
     let mut low = by_default(verdict(0, 1, 0.01));
     low.label_mass = 0.49;

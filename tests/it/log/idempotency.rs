@@ -1,4 +1,4 @@
-//! Names of calls: what they stand for, and what is stored of them.
+//! Tests of idempotency keys: the records that they name, and their stored form.
 
 use traffic_log::{Principal, Scope};
 
@@ -15,7 +15,7 @@ fn another_request_under_a_name_is_refused_and_spares_its_neighbours() {
     on_both(async |config| {
         let log = open(&config).await;
         let first = log.records.append(called("k", 1, "one")).await.unwrap();
-        // In one commit with others, which are written.
+        // The other calls of the same commit are written.
         let (reused, other, again) = tokio::join!(
             log.records.append(called("k", 2, "two")),
             log.records.append(called("l", 2, "two")),

@@ -1,4 +1,4 @@
-//! Appending, reading, deleting, feedback and the audit trail.
+//! Tests of appending, reading, deleting, feedback and the audit trail.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -98,7 +98,7 @@ fn one_idempotency_key_names_one_record_of_its_principal() {
             new.idempotency_key = Some(named("k", 1));
             new
         };
-        // In one commit, and in another.
+        // The repetition is in the same commit, and then in another.
         let same = join_all([
             log.records.append(keyed("ann")),
             log.records.append(keyed("ann")),
@@ -146,7 +146,7 @@ fn a_full_queue_is_said_at_once() {
     on_both(async |mut config| {
         config.queue = 1;
         let log = open(&config).await;
-        // On one thread the writer has no turn before all three have asked.
+        // On one thread the writer does not run before all three appends have been queued.
         let asked = (0..3).map(|_| log.records.append(record("ann", "")));
         let result = join_all(asked).await;
         assert!(result[0].is_ok());
@@ -182,7 +182,7 @@ fn personal_data_is_not_written() {
         let mut new = record("ann", "I am ann.lee@example.org, who are you?");
         new.samples[1].text = "Hello ann.lee@example.org".to_owned();
         let mut surrogates = Vec::new();
-        // Opened again, the same address is the same surrogate.
+        // After the log is opened again, the same address has the same surrogate.
         for _ in 0..2 {
             let log = open(&config).await;
             let id = log.records.append(new.clone()).await.unwrap();
@@ -194,7 +194,7 @@ fn personal_data_is_not_written() {
             let surrogate = read.samples[1].text.strip_prefix("Hello ").unwrap();
             assert!(prompt.contains(surrogate), "{prompt}");
             surrogates.push(surrogate.to_owned());
-            // Tokens would spell it out; those of the other sample say nothing.
+            // The tokens would contain the address. Those of the other sample contain nothing personal.
             assert!(read.redacted && read.prompt_token_ids.is_empty());
             assert!(read.samples[1].token_ids.is_empty() && read.samples[1].logprobs.is_empty());
             assert_eq!(read.samples[0], new.samples[0]);
@@ -229,7 +229,7 @@ fn stop_strings_and_principles_are_redacted_too() {
             (&"END".into(), &5.into())
         );
         assert_eq!(sampling["deep"]["er"][0][0], sampling["stop"][0]);
-        // A sample's tokens end with the stop string that ended it; the prompt's and the other's say nothing.
+        // A sample's tokens end with its stop string. Those of the prompt and of the other sample contain nothing personal.
         assert!(
             read.redacted
                 && read.samples[0].token_ids.is_empty()
@@ -370,7 +370,7 @@ fn feedback_is_kept_and_believed_as_the_policy_says() {
             let log = open(&config).await;
             let id = fill(&log, "ann", 1).await.remove(0);
             let (ann, bob) = (Principal::of_key("ann"), Principal::of_key("bob"));
-            // The verdict prefers sample 1, so the judge does not corroborate this.
+            // The verdict prefers sample 1, so the judge does not support this feedback.
             let liked = || Feedback::Preferred { sample: 0 };
             for _ in 0..2 {
                 let result = log.feedback.add(&id, &ann, liked()).await.unwrap();

@@ -1,4 +1,4 @@
-//! How much of the disk a principal's records may take.
+//! Tests of the quota, which bounds the disk space of a principal's records.
 
 use std::time::Duration;
 
@@ -28,14 +28,14 @@ fn a_principal_has_its_share_and_others_have_theirs() {
         ));
         assert_eq!(kept.len(), 3);
         assert!(log.stats().healthy, "a full share is no fault of the log's");
-        // In one commit: whose share is used up does not keep the others from theirs.
+        // In one commit a principal with a full quota does not affect the others.
         let (ann, bob) = tokio::join!(
             log.records.append(large("ann")),
             log.records.append(large("bob"))
         );
         assert!(matches!(ann, Err(LogError::PrincipalQuota { .. })));
         bob.unwrap();
-        // What is deleted is free again, and the sums hold after a restart.
+        // Deleted records free their space, and the sums are right after a restart.
         let scope = Scope::Only(Principal::of_key("ann"));
         assert!(log.deletions.delete(&kept[0], &scope).await.unwrap());
         log.records.append(large("ann")).await.unwrap();
@@ -82,7 +82,7 @@ fn samples_count_as_much_as_prompts() {
     });
 }
 
-/// A repetition is no second record, so it needs no room.
+/// A repetition is no second record, so it needs no space.
 #[test]
 fn a_repetition_is_answered_where_there_is_no_room() {
     on_both(async |mut config| {
@@ -99,7 +99,7 @@ fn a_repetition_is_answered_where_there_is_no_room() {
     });
 }
 
-/// What another process adds is seen after a while; what this one deletes, at once.
+/// Records of another process count after a while, and deletions of this process at once.
 #[test]
 fn expired_records_make_room() {
     on_both(async |mut config| {

@@ -1,4 +1,4 @@
-//! The salt of surrogates: outside the database where it can be, and the same before and after it moved.
+//! Tests of the salt of surrogates: it lies outside the database where possible, and is the same after a move.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use super::*;
 
 const SALT: &str = "0123456789abcdef0123456789abcdef";
 
-/// What the log makes of an address.
+/// Returns the surrogate of an address in the log.
 async fn surrogate(config: &LogConfig) -> String {
     let log = open(config).await;
     let id = log
@@ -51,7 +51,7 @@ fn an_sqlite_log_has_none_in_its_database() {
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(salts_in(&config.url).await, 0);
         assert_eq!(surrogate(&config).await, before);
-        // Whoever has the database alone finds another surrogate for the same address.
+        // The database alone gives another surrogate for the same address.
         std::fs::remove_file(&file).unwrap();
         assert_ne!(surrogate(&config).await, before);
     });
@@ -61,7 +61,7 @@ fn an_sqlite_log_has_none_in_its_database() {
 fn a_log_that_has_it_in_its_database_gives_it_up_and_keeps_its_surrogates() {
     let (_dir, config) = sqlite();
     run(async {
-        // As it was kept before.
+        // Earlier versions kept the salt in the database.
         let old = LogConfig {
             salt: SaltPlace::Database,
             ..config.clone()
@@ -91,7 +91,7 @@ fn a_file_that_is_given_is_the_same_for_all_and_is_never_made_up() {
         assert_eq!(surrogates[0], surrogates[1]);
         assert_eq!(salts_in(&config.url).await, 0);
 
-        // A log with surrogates of another salt says so instead of making different ones.
+        // A log with surrogates of another salt is refused, since new surrogates would differ.
         let own = LogConfig {
             salt: SaltPlace::Database,
             ..config.clone()

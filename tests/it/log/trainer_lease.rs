@@ -1,4 +1,4 @@
-//! The trainer's lease: one holder at a time, and serving that writes beside it.
+//! Tests of the trainer's lease: it has one holder at a time, and serving writes beside it.
 
 use traffic_log::{Addition, DrawSpec, GenerationId, NewGeneration, Scope, StageOutcome};
 
@@ -14,7 +14,7 @@ fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
         assert!(log.leases.acquire("b", LONG).await.unwrap().is_none());
         old.renew().await.unwrap();
         let stage_id = old.open_stage(stage()).await.unwrap();
-        // The same holder after a restart; its former self may still be running.
+        // The same holder takes the lease after a restart. Its old process may still run.
         let new = log.leases.acquire("a", LONG).await.unwrap().unwrap();
         assert_eq!(new.epoch(), old.epoch() + 1);
         let id = GenerationId::new("g");
@@ -47,7 +47,7 @@ fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
                 "{refused:?}"
             );
         }
-        // The old one's release leaves the new one's lease alone.
+        // A release of the old lease does not release the new one.
         old.release().await.unwrap();
         new.save_progress(stage_id, &json!(2)).await.unwrap();
         assert!(log.leases.acquire("b", LONG).await.unwrap().is_none());
@@ -64,7 +64,7 @@ fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
 #[test]
 fn serving_and_training_write_without_meeting() {
     on_both(async |config| {
-        // Two logs on one database, as two processes have.
+        // Two logs on one database stand for two processes.
         let (serving, training) = (open(&config).await, open(&config).await);
         let lease = lease(&training).await;
         let stage = lease.open_stage(stage()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Generations and pointers.
+//! Tests of generations and pointers.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ fn pointers_move_together_or_not_at_all() {
         for name in ["one", "two"] {
             lease.insert_generation(generation(name)).await.unwrap();
         }
-        // Known already: a trainer that died after the insert does it again.
+        // A trainer that died after the insert repeats it.
         lease.insert_generation(generation("one")).await.unwrap();
         assert_eq!(log.generations.all().await.unwrap().len(), 2);
         let before = log.generations.pointers().await.unwrap();
