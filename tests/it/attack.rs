@@ -116,7 +116,7 @@ fn all_attacks_at_once_leave_others_their_answers_and_the_server_its_memory() {
         200
     );
     let peak = peak_mib(server.id());
-    assert!(peak < MOST_MIB, "{peak} MiB at the peak");
+    assert!(peak < MOST_MIB, "the peak memory was {peak} MiB");
     server.signal(libc::SIGTERM);
     assert!(server.wait().success());
 }

@@ -228,7 +228,7 @@ fn dynamic_tables_are_those_of_generation_with_a_cache() {
             {
                 assert!(
                     (got - wanted).abs() < tolerance,
-                    "prompt of {prompt}, position {position}: {got} for {wanted}"
+                    "prompt of {prompt}, position {position}: {got}, expected {wanted}"
                 );
                 compared += 1;
             }
@@ -409,7 +409,7 @@ fn generation_config_names_the_stop_ids() {
     assert_eq!(
         config.eos_token_ids,
         [2, 5, 99],
-        "100 and -1 are no tokens of this model"
+        "the ids 100 and -1 are not in this model's vocabulary"
     );
     write("generation_config.json", &json!({"eos_token_id": 7}));
     assert_eq!(

@@ -150,7 +150,7 @@ fn a_users_mistake_is_one_line_without_a_backtrace() {
         assert_eq!(lines.len(), 1, "{arguments:?}: {said}");
         assert!(
             said.trim_end().ends_with(lines[0]),
-            "nothing after it: {said}"
+            "the error must be the last line: {said}"
         );
         assert!(
             !said.contains("stack backtrace") && !said.contains("Caused by"),
@@ -165,7 +165,7 @@ fn a_users_mistake_is_one_line_without_a_backtrace() {
         let halves = lines[0].split(": ").collect::<Vec<_>>();
         let mut once = halves.clone();
         once.dedup();
-        assert_eq!(halves, once, "said twice: {said}");
+        assert_eq!(halves, once, "the line says the same twice: {said}");
     }
 }
 
@@ -287,7 +287,7 @@ fn a_model_that_is_no_judge_is_found_out() {
         "/generate",
         &json!({"prompt": "x", "n": 2, "max_tokens": 2}),
     );
-    assert_eq!(status, 200, "samples are not judged");
+    assert_eq!(status, 200, "a call without a judge must be answered");
     crate::patience::eventually("a line that says so", || {
         let said = server.said();
         let found = said.iter().any(|line| line.contains("not a trained judge"));
@@ -456,7 +456,11 @@ fn a_model_whose_answers_nothing_ends_is_named_at_the_start() {
     };
     let known = Server::start(&[]);
     get(&known, "/ready");
-    assert_eq!(warned(&known), None, "the pocket model has one");
+    assert_eq!(
+        warned(&known),
+        None,
+        "the pocket model must need no warning"
+    );
     let dir = tempfile::tempdir().unwrap();
     no_judge(dir.path());
     for name in ["config.json", "generation_config.json"] {

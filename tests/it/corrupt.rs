@@ -238,7 +238,7 @@ fn a_pipe_in_the_place_of_weights_is_refused_and_not_waited_for() {
     let error = message(Checkpoint::open(dir.path()));
     assert!(error.contains("not a regular file"), "{error}");
     let error = LanguageModel::load(dir.path(), &LoadOptions::default());
-    let error = error.err().expect("a pipe is no model").to_string();
+    let error = error.err().expect("a pipe must be refused").to_string();
     assert!(error.contains("not a regular file"), "{error}");
 }
 

@@ -48,7 +48,7 @@ fn every_metric_of_the_dashboard_exists() {
         let of_process = query.contains("process_");
         assert!(
             of_process || names(query).count() > 0,
-            "{query} asks for nothing of ours"
+            "{query} has no metric of the server"
         );
         for name in names(query) {
             let of_histogram = ["_bucket", "_sum", "_count"]
@@ -57,7 +57,7 @@ fn every_metric_of_the_dashboard_exists() {
                 .filter(|name| exported.contains(*name));
             assert!(
                 exported.contains(name) || of_histogram.is_some(),
-                "{query}: there is no {name}"
+                "{query}: no metric {name} exists"
             );
             shown.insert(of_histogram.unwrap_or(name).to_owned());
         }
@@ -88,7 +88,7 @@ fn every_metric_of_the_alerts_exists() {
         alerts += 1;
         for name in names(expr) {
             let name = name.strip_suffix("_bucket").unwrap_or(name);
-            assert!(exported.contains(name), "{expr}: there is no {name}");
+            assert!(exported.contains(name), "{expr}: no metric {name} exists");
         }
     }
     let named = rules.matches("- alert: ").count();

@@ -175,7 +175,10 @@ fn every_gradient_is_pytorchs() {
                 );
                 let values: Vec<f32> = got.flatten_all().unwrap().to_vec1().unwrap();
                 assert!(values.iter().all(|g| g.is_finite()));
-                assert!(values.iter().any(|&g| g != 0.0), "{path} receives nothing");
+                assert!(
+                    values.iter().any(|&g| g != 0.0),
+                    "{path} receives no gradient"
+                );
             }
         }
     }

@@ -168,7 +168,10 @@ fn a_killed_run_loses_at_most_what_came_after_its_last_checkpoint() {
         })
     };
     for attempt in 0.. {
-        assert!(attempt < 50, "it always ends before it can be killed");
+        assert!(
+            attempt < 50,
+            "the run ended before it was killed in every attempt"
+        );
         let mut child = command().spawn().unwrap();
         eventually("a checkpoint", begun);
         child.kill().unwrap();
@@ -181,7 +184,9 @@ fn a_killed_run_loses_at_most_what_came_after_its_last_checkpoint() {
     let resumed = command().stderr(Stdio::piped()).output().unwrap();
     let said = String::from_utf8_lossy(&resumed.stderr);
     assert!(resumed.status.success(), "{said}");
-    let (_, rest) = said.split_once(", resumed at ").expect("it began anew");
+    let (_, rest) = said
+        .split_once(", resumed at ")
+        .expect("the run must be resumed");
     let step = rest.split_whitespace().next().unwrap();
     let step: u64 = step.parse().unwrap();
     assert!((6..=40).contains(&step), "{said}");
@@ -213,7 +218,7 @@ fn an_adapter_is_trained_saved_and_loaded_again() {
     for (path, pair) in &pairs {
         let b: Vec<f32> = pair.b.flatten_all().unwrap().to_vec1().unwrap();
         assert!(b.iter().all(|v| v.is_finite()), "{path}");
-        assert!(b.iter().any(|&v| v != 0.0), "{path} was never moved");
+        assert!(b.iter().any(|&v| v != 0.0), "{path} was not trained");
     }
 
     let model = LanguageModel::load(&base_dir, &LoadOptions::default()).unwrap();

@@ -115,7 +115,7 @@ fn every_architecture_gives_transformers_logits_alone_and_packed() {
             let d = difference(&part, &dense(&decoder, &[ids]));
             assert!(
                 d < 1e-5,
-                "{} sequence {i}: packing moves it by {d}",
+                "{} sequence {i}: packing changes the logits by {d}",
                 dir.display()
             );
         }

@@ -23,7 +23,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         }
         assert!(
             begun.elapsed() < PATIENCE,
-            "{what}: not within {PATIENCE:?}"
+            "{what}: not reached within {PATIENCE:?}"
         );
         std::thread::sleep(LOOK);
     }
@@ -36,7 +36,10 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub async fn until(happened: impl AsyncFn() -> bool) {
     let begun = Instant::now();
     while !happened().await {
-        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "the condition did not hold within {PATIENCE:?}"
+        );
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -58,5 +61,5 @@ pub async fn until_quick_enough(attempt: impl AsyncFn() -> bool) {
             return;
         }
     }
-    panic!("the server was quicker {ATTEMPTS} times");
+    panic!("the server was faster than the test {ATTEMPTS} times");
 }

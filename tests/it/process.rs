@@ -46,7 +46,7 @@ impl Server {
         let line = before.last().cloned().unwrap_or_default();
         assert!(
             line.contains(" on http"),
-            "it says where it listens: {before:?}"
+            "the log must have the server's address: {before:?}"
         );
         let url = line
             .split_whitespace()
@@ -103,7 +103,11 @@ impl Drop for Server {
 fn it_is_ready_once_it_says_where_it_listens() {
     let server = Server::start(&[]);
     let answer = client().get(server.url("/ready")).send().unwrap();
-    assert_eq!(answer.status().as_u16(), 200, "the first call is answered");
+    assert_eq!(
+        answer.status().as_u16(),
+        200,
+        "the first call must be answered"
+    );
 }
 
 #[test]
@@ -175,7 +179,7 @@ fn running_answers_finish_after_sigterm_and_new_connections_do_not_begin() {
     answer.read_to_string(&mut rest).unwrap();
     assert!(
         rest.trim_end().ends_with("[DONE]"),
-        "the answer was cut off"
+        "the answer must be complete"
     );
     assert!(server.wait().success());
 }
@@ -198,7 +202,7 @@ fn an_answer_that_outlasts_the_drain_is_cut_off() {
     let ending = answer.read_to_string(&mut rest);
     assert!(
         ending.is_err(),
-        "the connection is cut, not closed: {ending:?}"
+        "the connection must be cut, not closed: {ending:?}"
     );
     assert!(!rest.contains("[DONE]"), "{rest}");
     assert!(server.wait().success());

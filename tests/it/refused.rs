@@ -334,7 +334,7 @@ fn nothing_is_made_where_something_was_meant_to_be() {
         let halves: Vec<&str> = line.split(": ").collect();
         let mut once = halves.clone();
         once.dedup();
-        assert_eq!(halves, once, "said twice: {line}");
+        assert_eq!(halves, once, "the line says the same twice: {line}");
     }
     for made in ["nope.db", "typo"] {
         assert!(!dir.path().join(made).exists(), "{made}");

@@ -54,7 +54,7 @@ fn the_reference_of_settings_is_the_programs() {
     let committed = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         committed == page,
-        "docs/settings.md is old: SELFJUDGE_WRITE_DOCS=1 cargo test -p selfjudge --test it settings_reference"
+        "docs/settings.md is out of date, run: SELFJUDGE_WRITE_DOCS=1 cargo test -p selfjudge --test it settings_reference"
     );
 }
 

@@ -60,7 +60,9 @@ fn span_of(id: &str, received: &mpsc::Receiver<Bytes>, seen: &mut Vec<Span>) -> 
         if let Some(span) = seen.iter().find(named) {
             return span.clone();
         }
-        let body = received.recv_timeout(PATIENCE).expect("no span comes");
+        let body = received
+            .recv_timeout(PATIENCE)
+            .expect("the collector must receive a span");
         let request = ExportTraceServiceRequest::decode(body).unwrap();
         for resource in request.resource_spans {
             let about = resource.resource.unwrap_or_default().attributes;
@@ -104,14 +106,14 @@ fn a_collector_is_sent_the_times_of_every_call() {
         assert_eq!(span.name, "request");
         assert_eq!(span.kind(), SpanKind::Server);
         let hex: String = span.trace_id.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, trace, "it is part of the caller's trace");
+        assert_eq!(hex, trace, "the span must be part of the caller's trace");
         for name in ["queue_seconds", "prefill_seconds", "decode_seconds"] {
             let seconds = seconds(&span, name);
             assert!(seconds.is_finite() && seconds >= 0.0, "{name}: {seconds}");
         }
         assert!(
             seconds(&span, "prefill_seconds") > 0.0,
-            "computing takes time"
+            "the span must have a time of computing"
         );
         assert_eq!(number(&span, "status"), 200);
     }

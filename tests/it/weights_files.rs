@@ -72,7 +72,7 @@ fn what_is_saved_is_read_back_and_another_reader_agrees() {
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .collect();
-    assert_eq!(names, [weights::WEIGHTS_FILE], "no temporary file stays");
+    assert_eq!(names, [weights::WEIGHTS_FILE], "no temporary file may stay");
 }
 
 #[test]

@@ -73,11 +73,19 @@ pub fn try_damaged(
         let shown = &bad[..bad.len().min(6000)];
         format!("{}:\n{}", path.display(), String::from_utf8_lossy(shown))
     };
-    let tried = tried.unwrap_or_else(|_| panic!("a panic over {}", shown()));
+    let tried = tried.unwrap_or_else(|_| panic!("a panic for {}", shown()));
     let largest = largest_allocation();
-    assert!(largest < MOST_BYTES, "{largest} bytes over {}", shown());
+    assert!(
+        largest < MOST_BYTES,
+        "an allocation of {largest} bytes for {}",
+        shown()
+    );
     if let Err(error) = &tried {
-        assert!(!error.is_empty(), "no word about {}", shown());
+        assert!(
+            !error.is_empty(),
+            "an error without a message for {}",
+            shown()
+        );
     }
     tried
 }
@@ -129,7 +137,7 @@ fn damaged_models_are_refused_or_work() {
             let tried = try_damaged(&path, &good, &bad, || load_and_ask(dir.path(), None));
             refused += usize::from(tried.is_err());
         }
-        assert!(refused > 0, "no damage to {name} was noticed");
+        assert!(refused > 0, "no damage to {name} was detected");
     }
     load_and_ask(dir.path(), None).unwrap();
 }
@@ -168,7 +176,7 @@ fn damaged_adapters_are_refused_or_work() {
             let bad = damaged(&mut rng, name, &good);
             refused += usize::from(try_damaged(&path, &good, &bad, ask).is_err());
         }
-        assert!(refused > 0, "no damage to {name} was noticed");
+        assert!(refused > 0, "no damage to {name} was detected");
     }
     ask().unwrap();
 }

@@ -96,7 +96,11 @@ fn a_listener_of_their_own_takes_a_key_where_there_is_one() {
         );
     }
     let elsewhere = status(&open.admin, "GET /v1/models", None, &table());
-    assert_eq!(elsewhere, StatusCode::NOT_FOUND, "it is for nothing else");
+    assert_eq!(
+        elsewhere,
+        StatusCode::NOT_FOUND,
+        "this listener must have no other routes"
+    );
 }
 
 #[test]
@@ -168,7 +172,11 @@ fn the_judge_is_moved_by_name_and_not_while_a_stage_runs() {
     assert_eq!(status, StatusCode::OK, "{said}");
     assert_eq!(said["pointers"]["judge"], "base");
     let (status, _) = moved("/generations/base/promote", judge("0"));
-    assert_eq!(status, StatusCode::CONFLICT, "it does not stand there");
+    assert_eq!(
+        status,
+        StatusCode::CONFLICT,
+        "the pointer must not be at that generation"
+    );
     for (path, body) in [
         (
             "/generations/base/promote",
@@ -192,7 +200,11 @@ fn the_judge_is_moved_by_name_and_not_while_a_stage_runs() {
         (StatusCode::CONFLICT, &json!("stage_running"))
     );
     let (status, said) = moved("/generations/base/promote", json!({"expected": "base"}));
-    assert_eq!(status, StatusCode::OK, "the policy may be moved: {said}");
+    assert_eq!(
+        status,
+        StatusCode::OK,
+        "the operator must be able to move the policy: {said}"
+    );
 }
 
 #[test]
@@ -214,7 +226,11 @@ fn an_open_stage_can_be_abandoned_once() {
         );
     };
     refused(abandon("r"));
-    assert_eq!(abandon("a").0, StatusCode::FORBIDDEN, "callers cannot");
+    assert_eq!(
+        abandon("a").0,
+        StatusCode::FORBIDDEN,
+        "callers must not abandon a stage"
+    );
     let body = json!({"prompt": "2 plus", "max_tokens": 2, "log": {"retain": true, "train": true}});
     let answer = posted("/generate", "a", &body).ok(&logged.server);
     let id = RecordId::parse(answer["record_id"].as_str().unwrap()).unwrap();

@@ -15,7 +15,7 @@ fn the_committed_description_is_the_programs() {
     let ours = api_doc().to_pretty_json().unwrap() + "\n";
     assert!(
         committed == ours,
-        "openapi/openapi.json is old: cargo run -- openapi > openapi/openapi.json"
+        "openapi/openapi.json is out of date, run: cargo run -- openapi > openapi/openapi.json"
     );
 }
 
@@ -48,7 +48,7 @@ fn every_example_is_answered() {
             let examples = examples(operation);
             assert!(
                 operation.get("requestBody").is_none() || !examples.is_empty(),
-                "{method} {path} shows no example"
+                "{method} {path} has no example"
             );
             bodies += examples.len();
             let none = examples.is_empty().then_some(None);

@@ -90,7 +90,7 @@ fn everything_in_the_description_says_what_it_is() {
             found.push(format!("tag {}", tag["name"]));
         }
     }
-    assert!(found.is_empty(), "nothing is said of {found:#?}");
+    assert!(found.is_empty(), "no description of {found:#?}");
 }
 
 /// Returns how `value` differs from `schema`: in types, ranges, lists of values, or required and unknown properties.
@@ -214,7 +214,7 @@ fn every_operation_shows_an_answer_that_is_as_described() {
                 let place = format!("{name} {status} {kind}");
                 let example = content
                     .get("example")
-                    .unwrap_or_else(|| panic!("{place} shows nothing"));
+                    .unwrap_or_else(|| panic!("{place} has no example"));
                 if let Some(misfit) = misfit(&doc, &content["schema"], example, "") {
                     panic!("{place}: {misfit}");
                 }

@@ -192,7 +192,10 @@ fn an_answer_that_nobody_reads_holds_its_place_until_it_is_closed() {
             until(async || status().await == StatusCode::OK).await;
         });
         let came = until_closed(&mut unread);
-        assert!(!came.ends_with(b"\r\n0\r\n\r\n"), "the answer was cut off");
+        assert!(
+            !came.ends_with(b"\r\n0\r\n\r\n"),
+            "the answer must be cut off"
+        );
     }
 }
 

@@ -57,13 +57,16 @@ fn every_kind_of_question_gets_its_kind_of_answer() {
         .sum();
     assert!((answers[2]["score"].as_f64().unwrap() - expected).abs() < 1e-5);
     let usage = &answer["usage"];
-    assert_eq!(usage["output_tokens"], 6, "two orders of three questions");
+    assert_eq!(
+        usage["output_tokens"], 6,
+        "the three questions must have two orders each"
+    );
     assert!(
         usage["input_tokens_details"]["cached_tokens"]
             .as_u64()
             .unwrap()
             > 0,
-        "the input is computed once"
+        "the input must be computed once"
     );
 }
 

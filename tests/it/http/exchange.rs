@@ -44,7 +44,11 @@ fn pairs_leave_by_one_format_and_come_back_by_the_other() {
     let said = done(&["export", "--data-dir", &dir, "--out", &file("pairs.jsonl")]);
     assert!(said.starts_with(&format!("{pairs} pairs")), "{said}");
     let lines = std::fs::read_to_string(file("pairs.jsonl")).unwrap();
-    assert_eq!(lines.lines().count(), pairs, "only what may be trained on");
+    assert_eq!(
+        lines.lines().count(),
+        pairs,
+        "only pairs with consent to train must be exported"
+    );
     for line in lines.lines() {
         let pair: Value = serde_json::from_str(line).unwrap();
         assert_ne!(pair["chosen"], pair["rejected"]);

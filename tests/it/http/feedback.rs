@@ -16,7 +16,7 @@ fn feedback_is_kept_with_its_record() {
     let last = give(json!({"record_id": id, "sample": 1, "edited": "It is 62."}));
     assert!(
         last["pairs"].as_u64().unwrap() > 0,
-        "this server trusts it: {last}"
+        "this server must trust the feedback: {last}"
     );
     let record = record_of(&logged.server, "a", &answer);
     let said = |of: &Value| {

@@ -47,7 +47,10 @@ fn a_stream_is_the_whole_answer_in_pieces() {
         .flat_map(|event| event["outputs"].as_array().unwrap())
     {
         let index = output["index"].as_u64().unwrap() as usize;
-        assert!(reasons[index].is_null(), "nothing comes after the end");
+        assert!(
+            reasons[index].is_null(),
+            "no event may follow the finish reason"
+        );
         texts[index].push_str(output["text"].as_str().unwrap());
         for (list, pieces) in lists.iter().zip(&mut pieces[index]) {
             pieces.extend(output[list].as_array().unwrap().clone());
@@ -61,7 +64,7 @@ fn a_stream_is_the_whole_answer_in_pieces() {
         }
         assert!(
             !texts[index].contains('a'),
-            "the stop string is no part of the text"
+            "the text must not have the stop string"
         );
         assert_eq!(output["finish_reason"], reasons[index]);
         assert_eq!(output["stop_reason"], "a");
@@ -89,7 +92,7 @@ fn the_best_of_many_is_the_tournaments_winner() {
     let byes = tournament["byes"].as_array().unwrap();
     assert!(
         byes[0].is_u64(),
-        "one of nine has no match in the first round"
+        "one of nine candidates must have no match in the first round"
     );
 }
 

@@ -57,7 +57,7 @@ fn only_keys_pass_and_only_as_often_as_they_may() {
         // The key allows two calls at once. Each second that passes on a slow machine allows one more.
         let mut passed = 0;
         let refused = loop {
-            assert!(passed < 10_000, "nothing is refused");
+            assert!(passed < 10_000, "no call was refused");
             let answer = get(&server, "/v1/models", &bearer).await;
             if answer.status() != StatusCode::OK {
                 break answer;
@@ -71,7 +71,7 @@ fn only_keys_pass_and_only_as_often_as_they_may() {
         assert_eq!(
             other.status(),
             StatusCode::OK,
-            "the other key has its own calls"
+            "the other key must have its own rate"
         );
         let page = text(get(&server, "/metrics", &[("x-api-key", "three")]).await).await;
         assert!(

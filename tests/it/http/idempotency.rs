@@ -127,7 +127,7 @@ fn of_two_consents_the_stricter_one_holds() {
     assert_eq!(again["record_id"], first["record_id"]);
     assert_eq!(trains(), false);
     with(json!({"retain": true, "train": true}));
-    assert_eq!(trains(), false, "what was taken back stays so");
+    assert_eq!(trains(), false, "a withdrawn consent must stay withdrawn");
     // A repetition without consent to keep the record deletes it.
     let last = with(json!({"retain": false}));
     assert!(last.get("record_id").is_none(), "{last}");

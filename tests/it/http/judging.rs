@@ -40,7 +40,10 @@ fn a_verdict_does_not_depend_on_load() {
         let judged = futures::future::join_all((0..6).map(|_| post_to(&SERVER, "/judge", &body)));
         let (_, judged) = futures::join!(noise, judged);
         for (_, loaded) in judged {
-            assert_eq!(loaded["orders"], alone["orders"], "not a bit may differ");
+            assert_eq!(
+                loaded["orders"], alone["orders"],
+                "the reads must be equal to the last bit"
+            );
         }
     });
 }
@@ -53,7 +56,10 @@ fn odd_candidates_are_defined() {
         &json!({"prompt": prompt, "candidates": ["62", "62"]}),
     );
     assert_eq!((&same["winner"], &same["p"]), (&Value::Null, &json!(0.5)));
-    assert_eq!(same["usage"]["prompt_tokens"], 0, "nothing had to be asked");
+    assert_eq!(
+        same["usage"]["prompt_tokens"], 0,
+        "equal candidates must need no prompt"
+    );
     let long = ok(
         "/judge",
         &json!({"prompt": prompt, "candidates": ["62", "7".repeat(5000)]}),
@@ -119,7 +125,10 @@ fn a_ring_is_two_rounds_and_ranks_everybody() {
             met[played[side].as_u64().unwrap() as usize] += 1;
         }
     }
-    assert_eq!(met, [2; 8], "in the ring everyone meets two");
+    assert_eq!(
+        met, [2; 8],
+        "in the ring every candidate must meet two others"
+    );
     let played: usize = rounds
         .iter()
         .map(|round| round.as_array().unwrap().len())
@@ -131,11 +140,14 @@ fn a_ring_is_two_rounds_and_ranks_everybody() {
     assert_eq!(answer["winner"], ranking[0]);
     let mut ranked: Vec<u64> = ranking.iter().filter_map(Value::as_u64).collect();
     ranked.sort_unstable();
-    assert!(ranked.into_iter().eq(0..8), "everyone is ranked once");
+    assert!(
+        ranked.into_iter().eq(0..8),
+        "every candidate must be ranked once"
+    );
     assert_eq!(
         ok("/judge", &body)["rounds"],
         answer["rounds"],
-        "one seed, one ring"
+        "the same seed must give the same ring"
     );
 }
 

@@ -38,7 +38,7 @@ fn a_full_queue_is_a_429_that_says_when_to_come_back() {
             // Each call runs for 400 steps, so sooner or later a call finds one running and one waiting.
             let (mut streams, mut refused) = (Vec::new(), 0);
             while refused < 3 {
-                assert!(streams.len() < 2000, "nothing is refused");
+                assert!(streams.len() < 2000, "no call was refused");
                 let response = call(&server, "/generate", long_answer().to_string()).await;
                 if response.status() == StatusCode::OK {
                     streams.push(response);
@@ -215,7 +215,10 @@ fn equal_and_empty_candidates_are_answers_too() {
     };
     let same = judge(json!(["62", "62", "62", "62", "62"]));
     assert_eq!(same["ranking"].as_array().unwrap().len(), 5);
-    assert_eq!(same["usage"]["prompt_tokens"], 0, "nothing had to be asked");
+    assert_eq!(
+        same["usage"]["prompt_tokens"], 0,
+        "equal candidates must need no prompt"
+    );
     let empty = judge(json!(["", ""]));
     assert_eq!((&empty["winner"], &empty["p"]), (&Value::Null, &json!(0.5)));
     let some_empty = judge(json!(["", "62", ""]));
@@ -254,7 +257,10 @@ fn thousands_of_candidates_are_judged_and_tens_of_thousands_refused() {
     let mut ranked: Vec<u64> = ranking.iter().filter_map(Value::as_u64).collect();
     assert_eq!(answer["winner"], ranking[0]);
     ranked.sort_unstable();
-    assert!(ranked.into_iter().eq(0..4000), "everyone is ranked once");
+    assert!(
+        ranked.into_iter().eq(0..4000),
+        "every candidate must be ranked once"
+    );
     let (status, answer) = post(
         "/judge",
         &json!({"prompt": QUESTION, "candidates": vec!["62"; 20_002]}),

@@ -20,7 +20,7 @@ fn answers_that_are_not_read_are_refused_once_they_take_up_the_tenants_share() {
     RUNTIME.block_on(async {
         let mut unread = Vec::new();
         let refused = loop {
-            assert!(unread.len() < 100, "nothing is refused");
+            assert!(unread.len() < 100, "no call was refused");
             let response = posted("/generate", "a", &body)
                 .response(&logged.server)
                 .await;
@@ -29,7 +29,7 @@ fn answers_that_are_not_read_are_refused_once_they_take_up_the_tenants_share() {
                 _ => break response,
             }
         };
-        assert!(unread.len() > 1, "the first are answered");
+        assert!(unread.len() > 1, "the first calls must be answered");
         assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
         assert!(refused.headers().contains_key(RETRY_AFTER));
         let error: Value = serde_json::from_str(&text(refused).await).unwrap();

@@ -39,7 +39,7 @@ fn a_table_is_replaced_by_who_knows_its_version() {
         table["principles"][0],
         json!({"id": "correct", "text": "correct", "weight": 3.0,
         "polarity": "encourage", "always": false}),
-        "the model's own"
+        "the table must be the model's"
     );
     let next = weighing(1, &[("correct", 1.0), ("brief", 0.5)]);
     let replaced = put(Some("r"), &next).ok(&logged.server);
@@ -54,7 +54,7 @@ fn a_table_is_replaced_by_who_knows_its_version() {
     assert_eq!(
         *kept.current(),
         *logged.principles.current(),
-        "it outlives the process"
+        "the table must be the same after a restart"
     );
     assert_eq!(kept.current().version, 2);
     for body in [
@@ -99,7 +99,7 @@ fn weights_change_verdicts_at_once() {
     let (correct, brief) = (under(&even, "correct"), under(&even, "brief"));
     assert!(
         (correct - brief).abs() > 0.1,
-        "the two must differ for weights to matter: {even}"
+        "the two probabilities must differ, so that weights have an effect: {even}"
     );
     // The weights in the model's table are 3 and 1.
     assert!(
@@ -126,7 +126,10 @@ fn weights_change_verdicts_at_once() {
     assert_eq!(alone["principles"].as_array().unwrap().len(), 1);
     assert!((p(&alone) - correct).abs() < 1e-6);
     let tokens = |verdict: &Value| verdict["usage"]["prompt_tokens"].as_u64().unwrap();
-    assert!(tokens(&alone) < tokens(&even), "one read less an order");
+    assert!(
+        tokens(&alone) < tokens(&even),
+        "each order must have one read less"
+    );
     assert_eq!(p(&judged(server, &json!("table"))), p(&alone));
 
     put(Some("r"), &weighing(3, &[("correct", 0.0)])).ok(server);

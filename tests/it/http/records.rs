@@ -72,7 +72,7 @@ fn a_principals_records_go_together() {
     assert_eq!(
         status,
         StatusCode::BAD_REQUEST,
-        "a misspelt parameter deletes nothing"
+        "a misspelled parameter must delete no record"
     );
 }
 
@@ -268,7 +268,7 @@ fn principals_of_every_kind_see_their_own_alone() {
                 } else {
                     StatusCode::NOT_FOUND
                 },
-                "{key:?} {user:?} seen by {other:?} {their:?}"
+                "the record of {key:?} {user:?}, read by {other:?} {their:?}"
             );
         }
     }
@@ -327,7 +327,7 @@ fn an_operator_names_every_kind_of_principal() {
     assert_eq!(
         deleted("principal=anonymous"),
         0,
-        "a key of that name is no stranger"
+        "a caller with a key is not anonymous"
     );
     assert_eq!(deleted("principal=anonymous&user=eve"), 0);
     for query in [

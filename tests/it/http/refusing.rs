@@ -251,7 +251,7 @@ pub fn assert_whole(message: &str) {
     ];
     assert!(
         !message.is_empty() && !goes_on.iter().any(|start| message.starts_with(start)),
-        "half a sentence: {message}"
+        "the message is not a whole sentence: {message}"
     );
     assert!(
         message.contains(' ') && !message.contains('\n'),

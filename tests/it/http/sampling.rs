@@ -94,7 +94,10 @@ fn tokens_and_strings_end_an_answer_and_not_before_their_time() {
     let all = ids(&whole);
     let third = all[2];
     assert_eq!(whole["finish_reason"], "stop");
-    assert!(whole.get("stop_reason").is_none(), "the model's own end");
+    assert!(
+        whole.get("stop_reason").is_none(),
+        "the answer must end with the model's end token"
+    );
     let first = all.iter().position(|&id| id == third).unwrap() + 1;
     let stopped = answer(json!({"temperature": 0, "stop_token_ids": [third]}));
     assert_eq!(ids(&stopped), all[..first]);

@@ -209,7 +209,7 @@ fn the_drawn_token_is_among_the_probable_ones_under_its_name() {
 fn bytes_are_true_and_half_characters_have_names() {
     // The bytes of two characters are drawn one by one.
     let tokens = ids("é🙂");
-    assert_eq!(tokens.len(), 6, "they are no tokens of their own");
+    assert_eq!(tokens.len(), 6, "the characters must not be single tokens");
     let regex = json!({"structured_outputs": {"regex": "é🙂"}, "logprobs": true, "top_logprobs": 1, "max_tokens": 8,
         "messages": [{"role": "user", "content": "x"}]});
     let answer = ok("/v1/chat/completions", &regex);

@@ -89,12 +89,15 @@ fn what_one_key_has_asked_is_not_cached_for_another_on_any_route() {
             let server = two_callers(&engine());
             let first = cached(&server, "a", path, body.clone()).await;
             let again = cached(&server, "a", path, body.clone()).await;
-            assert!(again > first + 30, "{path}: one key shares with itself");
+            assert!(
+                again > first + 30,
+                "{path}: calls of one key must share the cache"
+            );
             let alone = cached_alone(path, &body).await;
             let of_bob = cached(&server, "b", path, body.clone()).await;
             assert!(
                 same(of_bob, alone),
-                "{path}: {of_bob}, and {alone} if alice had asked nothing"
+                "{path}: {of_bob} cached tokens, and {alone} without alice's calls"
             );
             // An operator's key is a caller as any other.
             let of_operator = cached(&server, "r", path, body).await;
@@ -287,7 +290,7 @@ fn one_key_cannot_fill_the_queue_of_the_engine() {
                 StatusCode::OK => alices.push(response),
                 refused => break refused,
             }
-            assert!(alices.len() < 100, "alice is never refused");
+            assert!(alices.len() < 100, "alice must be refused at some call");
         };
         assert_eq!(refused, StatusCode::TOO_MANY_REQUESTS);
         let short = json!({"prompt": "What is 3 plus 4?", "max_tokens": 2});
@@ -296,7 +299,7 @@ fn one_key_cannot_fill_the_queue_of_the_engine() {
             answer_of(&server, "b", "/generate", short),
         )
         .await
-        .expect("bob waits behind all of alice's");
+        .expect("bob must not wait for all calls of alice");
         drop(alices);
     });
 }

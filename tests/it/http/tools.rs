@@ -68,13 +68,17 @@ fn accumulated(events: &[Value], index: usize) -> (Value, Value) {
             if choice["index"] != index {
                 continue;
             }
-            assert_eq!(finish, Value::Null, "nothing comes behind the end");
+            assert_eq!(finish, Value::Null, "no event may follow the finish reason");
             let delta = &choice["delta"];
             if let Some(role) = delta.get("role") {
                 assert_eq!(message["role"], Value::Null);
                 message["role"] = role.clone();
             }
-            assert_ne!(message["role"], Value::Null, "the role comes first");
+            assert_ne!(
+                message["role"],
+                Value::Null,
+                "the first event must have the role"
+            );
             if let Some(text) = delta.get("content") {
                 let before = message["content"].as_str().unwrap_or_default();
                 message["content"] = json!(format!("{before}{}", text.as_str().unwrap()));
@@ -83,7 +87,10 @@ fn accumulated(events: &[Value], index: usize) -> (Value, Value) {
                 let at = call["index"].as_u64().unwrap() as usize;
                 let more = call["function"]["arguments"].as_str().unwrap();
                 if at == calls.len() {
-                    assert_eq!(more, "", "a call begins without arguments");
+                    assert_eq!(
+                        more, "",
+                        "the first event of a tool call must have no arguments"
+                    );
                     let mut call = call.clone();
                     call.as_object_mut().unwrap().remove("index");
                     calls.push(call);
@@ -130,7 +137,7 @@ fn required_and_named_calls_are_bound_whatever_the_model_would_say() {
             counts.insert(calls.len());
             for call in calls {
                 functions.insert(checked(call));
-                assert!(ids.insert(call["id"].clone()), "ids are not repeated");
+                assert!(ids.insert(call["id"].clone()), "ids must differ");
             }
         }
         body["parallel_tool_calls"] = json!(false);
@@ -373,7 +380,7 @@ fn conversations_with_tools_are_in_no_record() {
     let answer = posted(CHAT, "a", &asked).ok(&logged.server);
     assert!(
         answer["record_id"].is_string(),
-        "without tools it is an ordinary call: {answer}"
+        "a call without tools must be kept: {answer}"
     );
     // A conversation with earlier tool calls has no record either.
     let call =

@@ -124,7 +124,10 @@ fn a_record_holds_what_was_drawn_and_how() {
         assert_eq!(sample["token_ids"], output["token_ids"]);
         assert_eq!(sample["text"], output["text"]);
         assert_eq!(sample["finish_reason"], output["finish_reason"]);
-        assert!(output.get("logprobs").is_none(), "nobody asked for them");
+        assert!(
+            output.get("logprobs").is_none(),
+            "log-probabilities were not asked for"
+        );
         assert_eq!(sample["sampling"]["top_p"], json!(0.6f32));
         assert_eq!(sample["sampling"]["max_tokens"], 6);
         assert!(!sample["version"].as_str().unwrap().is_empty());
@@ -151,7 +154,11 @@ fn every_match_of_a_tournament_is_a_verdict_and_a_pair() {
         "judge": {"orders": "both"}});
     let answer = posted("/generate", "a", &body).ok(&logged.server);
     let record = record_of(&logged.server, "a", &answer);
-    assert_eq!(record["samples"].as_array().unwrap().len(), 6, "losers too");
+    assert_eq!(
+        record["samples"].as_array().unwrap().len(),
+        6,
+        "the record must have all candidates"
+    );
     let rounds = answer["tournament"]["rounds"].as_array().unwrap();
     let matches = rounds.iter().flat_map(|round| round.as_array().unwrap());
     let text = |index: &Value| &record["samples"][index.as_u64().unwrap() as usize]["text"];
@@ -329,7 +336,7 @@ fn a_call_made_again_under_its_name_is_no_second_record() {
     assert_eq!(again["record_id"], first["record_id"]);
     assert_eq!(
         again["outputs"], first["outputs"],
-        "the same seed, the same words"
+        "the same seed must give the same text"
     );
     for (key, name) in [("a", "two"), ("b", "one")] {
         assert_ne!(
@@ -385,7 +392,7 @@ fn a_log_that_takes_nothing_is_gone_without_or_refuses() {
         assert_eq!(
             response.status(),
             StatusCode::OK,
-            "what is not to be kept needs no log"
+            "a call without a record must not need the log"
         );
     });
 }

@@ -95,10 +95,14 @@ fn a_stage_of_version_one_ends_where_it_would_have_ended() {
             fault: Some(place),
             ..Setup::learning(dir.path(), LEARN)
         };
-        assert!(Program::dies(&setup), "{place}: it was not killed");
+        assert!(Program::dies(&setup), "{place}: the program was not killed");
         as_version_one(dir.path());
         let program = Program::start(&Setup::learning(dir.path(), LEARN));
-        assert_eq!(program.learned(), expected, "{place}: another trajectory");
+        assert_eq!(
+            program.learned(),
+            expected,
+            "{place}: the generation differs from that of an uninterrupted run"
+        );
         program.stop();
     }
 }

@@ -142,7 +142,7 @@ fn a_served_adapter_is_trained_further_and_stays_generation_zero() {
     for other in [Some(two.as_path()), None] {
         let said = start(&data, other, Some(LEARN))
             .err()
-            .expect("it is refused");
+            .expect("the start must be refused");
         let line = said
             .lines()
             .find(|line| line.contains("start from another adapter"));
@@ -188,7 +188,7 @@ fn a_setting_that_the_adapter_contradicts_is_refused_by_name() {
     ] {
         let data = dir.path().join("data");
         let said = start(&data, Some(&one), Some(settings)).err();
-        let said = said.expect("it is refused");
+        let said = said.expect("the start must be refused");
         let line = said.lines().find(|line| line.contains(named));
         assert!(line.is_some(), "{settings}: {said}");
         assert!(!said.contains("backtrace"), "{said}");

@@ -64,7 +64,7 @@ fn a_canary_is_withdrawn_for_what_its_weights_do_and_not_for_what_callers_ask() 
         assert_eq!(version(&program, Some(&user), parameters), id);
         assert_eq!(version(&program, None, &whole), "base");
     }
-    let health = wait_for("a look at the live version", || {
+    let health = wait_for("the health of the live version", || {
         let generations = program.admin_get("/generations");
         let health = generations["canary"].clone();
         (health["live"]["answers"] == 20.0).then_some(health)
@@ -74,14 +74,14 @@ fn a_canary_is_withdrawn_for_what_its_weights_do_and_not_for_what_callers_ask() 
     for number in 0..12 {
         version(&program, Some(&format!("user-{number}")), &whole);
     }
-    let generations = wait_for("its withdrawal", || {
+    let generations = wait_for("the withdrawal of the canary", || {
         let generations = program.admin_get("/generations");
         (generations["pointers"]["canary"] == "base" && generations["withdrawn"].is_string())
             .then_some(generations)
     });
     let withdrawn = generations["withdrawn"].as_str().unwrap();
     assert!(withdrawn.starts_with(&id), "{withdrawn}");
-    wait_for("the live version for everybody", || {
+    wait_for("the live version for all callers", || {
         (version(&program, Some("user-1"), &whole) == "base").then_some(())
     });
 

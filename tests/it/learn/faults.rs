@@ -35,11 +35,15 @@ fn a_stage_that_is_killed_anywhere_ends_as_if_it_had_not_been() {
             fault: Some(place),
             ..Setup::learning(dir.path(), LEARN)
         };
-        assert!(Program::dies(&setup), "{place}: it was not killed");
+        assert!(Program::dies(&setup), "{place}: the program was not killed");
         let program = Program::start(&Setup::learning(dir.path(), LEARN));
         let served = program.policy();
         assert!(served == "base" || served == expected, "{place}: {served}");
-        assert_eq!(program.learned(), expected, "{place}: another trajectory");
+        assert_eq!(
+            program.learned(),
+            expected,
+            "{place}: the generation differs from that of an uninterrupted run"
+        );
         let trail = program.admin_get("/events?verify=true");
         assert_eq!(trail["valid"], json!(true), "{place}: {trail}");
         program.stop();
@@ -53,7 +57,10 @@ fn a_stage_that_is_killed_anywhere_ends_as_if_it_had_not_been() {
         fault: Some("publish.load"),
         ..Setup::new(uninterrupted.path())
     };
-    assert!(Program::dies(&setup), "nothing was loaded at the start");
+    assert!(
+        Program::dies(&setup),
+        "the program must load a generation at the start"
+    );
     let program = Program::start(&Setup::new(uninterrupted.path()));
     let answer = program.post("/generate", &question(1));
     assert_eq!(answer["version"], json!(expected), "{answer}");
@@ -117,7 +124,11 @@ fn a_disk_that_is_full_stops_training_and_not_serving() {
     program.stop();
 
     let program = Program::start(&Setup::learning(dir.path(), &learn));
-    assert_eq!(program.learned(), expected, "another trajectory");
+    assert_eq!(
+        program.learned(),
+        expected,
+        "the generation differs from that of an uninterrupted run"
+    );
     program.stop();
 }
 

@@ -11,7 +11,11 @@ fn a_follower_learns_from_a_servers_log_and_the_server_takes_over_what_it_made()
     for number in 0..40 {
         server.ask(number);
     }
-    assert_eq!(server.policy(), "base", "the server itself learns nothing");
+    assert_eq!(
+        server.policy(),
+        "base",
+        "the server must not learn by itself"
+    );
     let mut follower = Follower::start(dir.path(), LEARN);
     assert_eq!(follower.admin_get("/train")["paused"], json!(false));
     let taken_over = wait_for("the follower's generation in an answer", || {
@@ -32,7 +36,7 @@ fn a_follower_learns_from_a_servers_log_and_the_server_takes_over_what_it_made()
     assert!(dir.path().join("generations").join(&taken_over).is_dir());
 
     // The learner's operators can read its state and switch it. Changes at the server reach the learner.
-    let train = wait_for("its pause after one stage", || {
+    let train = wait_for("the learner's pause after one stage", || {
         let train = follower.admin_get("/train");
         (train["state"] == "paused").then_some(train)
     });

@@ -95,9 +95,13 @@ fn with_all_options_a_killed_stage_ends_as_if_it_had_not_been() {
             fault: Some(place),
             ..Setup::learning(dir.path(), &learn)
         };
-        assert!(Program::dies(&setup), "{place}: it was not killed");
+        assert!(Program::dies(&setup), "{place}: the program was not killed");
         let program = Program::start(&Setup::learning(dir.path(), &learn));
-        assert_eq!(promoted(&program), expected, "{place}: another trajectory");
+        assert_eq!(
+            promoted(&program),
+            expected,
+            "{place}: the generation differs from that of an uninterrupted run"
+        );
         program.stop();
     }
 }

@@ -116,13 +116,13 @@ fn a_database_that_goes_away_stops_learning_and_not_serving_until_it_is_back() {
         let answer = program.post("/generate", &question(number));
         assert_eq!(answer["outputs"].as_array().unwrap().len(), 1, "{answer}");
     }
-    wait_for("the learner to notice", || {
+    wait_for("the learner to report the outage", || {
         (program.admin_get("/train")["state"] == "failed").then_some(())
     });
     let answer = program.post("/generate", &question(3));
     assert!(
         answer["record_id"].is_null(),
-        "promised without a database: {answer}"
+        "the server promised a record without a database: {answer}"
     );
 
     cable.join();
@@ -135,7 +135,7 @@ fn a_database_that_goes_away_stops_learning_and_not_serving_until_it_is_back() {
     for id in acknowledged.iter().chain(&again) {
         assert_eq!(program.get(&format!("/records/{id}")).0, 200, "{id}");
     }
-    assert!(again.is_some(), "records are written again: {served}");
+    assert!(again.is_some(), "records must be written again: {served}");
     let trail = program.admin_get("/events?verify=true");
     assert_eq!(trail["valid"], true, "{trail}");
     program.stop();

@@ -57,7 +57,7 @@ fn a_pause_outlives_the_process() {
     assert_eq!(
         (of("train.paused"), of("train.resumed")),
         (2, 1),
-        "said twice it is one event"
+        "a repeated pause must be one event"
     );
     program.stop();
 }

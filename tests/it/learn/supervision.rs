@@ -72,7 +72,7 @@ fn a_learner_that_dies_is_started_again_and_leaves_the_stage_that_kills_it() {
         assert_eq!(died["state"], "failed", "{place}: {died}");
         let why = died["error"].as_str().unwrap();
         assert!(why.contains("as a test asked"), "{place}: {why}");
-        let promoted = wait_for("the stage after it", || {
+        let promoted = wait_for("the next stage", || {
             let policy = program.policy();
             (policy != "base").then_some(policy)
         });
@@ -118,7 +118,10 @@ fn a_learner_that_died_twice_goes_on_to_where_it_would_have_ended() {
         let policy = program.policy();
         (policy != "base").then_some(policy)
     });
-    assert_eq!(policy, expected, "another trajectory");
+    assert_eq!(
+        policy, expected,
+        "the generation differs from that of an uninterrupted run"
+    );
     assert_eq!(program.admin_get("/train")["deaths"], 2);
     program.stop();
 }
@@ -134,7 +137,7 @@ fn a_follower_whose_learner_dies_ends_with_a_failure_and_its_deaths_are_counted_
     }
     // The learner leaves the stage in which three of its processes died.
     let follower = Follower::start(dir.path(), LEARN);
-    wait_for("the stage after it", || {
+    wait_for("the next stage", || {
         let generations = follower.admin_get("/generations");
         let promoted = &generations["generations"][0];
         (promoted["state"] == "promoted" && promoted["stage"] == 2).then_some(())

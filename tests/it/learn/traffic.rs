@@ -97,7 +97,7 @@ fn traffic_becomes_weights_that_serve_without_a_pause() {
     assert_eq!(generations["pointers"]["reference"], json!(id));
     assert_eq!(
         generations["pointers"]["judge"], "base",
-        "the judge is pinned"
+        "the judge must be pinned"
     );
 
     // A rollback needs the expected version of the policy.
@@ -281,7 +281,7 @@ fn what_was_learned_is_shown_after_a_restart() {
     program.stop();
 
     let program = Program::start(&setup);
-    let after = wait_for("the stages of before", || {
+    let after = wait_for("the stages before the restart", || {
         let train = program.admin_get("/train");
         (train["stage"] == before["stage"]).then_some(train)
     });

@@ -116,7 +116,7 @@ fn an_open_stage_of_another_version_is_named() {
     assert_eq!(taken(), 2);
     let (status, left) = program.admin_post("/train/abandon", &json!({}));
     assert_eq!((status, &left["stage"]), (200, &json!(1)), "{left}");
-    wait_for("the stage after it", || {
+    wait_for("the next stage", || {
         let train = program.admin_get("/train");
         (program.policy() != "base" && train["stage"] == 2).then_some(())
     });

@@ -73,7 +73,7 @@ fn killed_at_any_moment_nothing_acknowledged_is_lost() {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut ids = Vec::new();
         while ids.len() < 40 {
-            let line = lines.next().expect("the child writes on").unwrap();
+            let line = lines.next().expect("the child must go on writing").unwrap();
             ids.extend(acknowledged(&line));
         }
         child.kill().unwrap();
@@ -87,7 +87,12 @@ fn killed_at_any_moment_nothing_acknowledged_is_lost() {
         let log = open(&config).await;
         for id in &ids {
             let read = log.records.get(id, &Scope::All).await.unwrap();
-            assert_eq!(read.expect("it was acknowledged").samples.len(), 2);
+            assert_eq!(
+                read.expect("an acknowledged record must be in the log")
+                    .samples
+                    .len(),
+                2
+            );
         }
         assert!(log.records.append(record("ann", "after")).await.is_ok());
     });
@@ -242,7 +247,10 @@ fn child_that_runs_out_of_space() {
                 Err(error) => panic!("{error}"),
             }
         }
-        assert!(refused, "8 MiB do not fit into 1");
+        assert!(
+            refused,
+            "a write of 8 MiB must fail where files may have 1 MiB"
+        );
         limit(before.rlim_cur);
         let after = append_when_back(&log, &large).await;
         for id in kept.iter().chain([&after]) {

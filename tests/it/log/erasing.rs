@@ -149,7 +149,10 @@ fn a_reader_in_the_way_only_delays_it() {
         let mut reader = Operator::connect(&config.url).await;
         reader.run("BEGIN; SELECT * FROM records").await;
         assert!(log.deletions.delete(&id, &Scope::All).await.unwrap());
-        assert!(count(dir.path()) > 0, "the reader still sees it");
+        assert!(
+            count(dir.path()) > 0,
+            "the text must stay while the reader needs it"
+        );
         // New records are written meanwhile.
         fill(&log, "bob", 3).await;
         reader.run("COMMIT").await;
@@ -193,7 +196,10 @@ fn on_postgres_deleted_rows_are_vacuumed() {
             if operator.number(&sql).await == 1 {
                 break;
             }
-            assert!(begun.elapsed() < 60 * PATIENCE, "it is not vacuumed");
+            assert!(
+                begun.elapsed() < 60 * PATIENCE,
+                "the database was not vacuumed in time"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });

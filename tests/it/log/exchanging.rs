@@ -139,11 +139,11 @@ fn what_was_exported_can_be_imported_once() {
                     assert_eq!((read.pairs, read.skipped.count), (1, 0));
                 }
             }
-            assert_eq!(log.stats().records, 5, "the second time nothing is new");
+            assert_eq!(log.stats().records, 5, "a second import must add no record");
             let read = imported(&log).await;
             for (prompt, margin) in [(chat, 1.0), (plain, 0.75)] {
                 let read = read.iter().find(|record| record.prompt == prompt);
-                let read = read.expect("what was exported came back");
+                let read = read.expect("every exported record must be imported");
                 assert_eq!(read.samples[0].text, "right");
                 assert_eq!(read.samples[1].text, "left");
                 assert_eq!(read.pairs[0].source, PairSource::Tournament);
@@ -407,7 +407,11 @@ fn verdicts_about_nothing_and_under_a_calls_own_principles_make_no_pair_and_leav
         }
         let everything = ExportFilter::default();
         let written = export_pairs(&log, PairFormat::Jsonl, &everything, std::io::sink());
-        assert_eq!(written.await.unwrap(), 2, "only those of `paired`");
+        assert_eq!(
+            written.await.unwrap(),
+            2,
+            "only the pairs of `paired` must be exported"
+        );
     });
 }
 
@@ -433,6 +437,9 @@ fn verdicts_about_nothing_and_under_a_calls_own_principles_corroborate_nothing()
         new.verdicts = vec![by_default(verdict(0, 1, 0.01))];
         let id = log.records.append(new).await.unwrap();
         let outcome = log.feedback.add(&id, &ann, preferred).await.unwrap();
-        assert_eq!(outcome.pairs, 1, "the default question does corroborate");
+        assert_eq!(
+            outcome.pairs, 1,
+            "the verdict on the default question must support the feedback"
+        );
     });
 }

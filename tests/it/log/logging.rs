@@ -188,7 +188,7 @@ fn personal_data_is_not_written() {
             let id = log.records.append(new.clone()).await.unwrap();
             let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
             let Prompt::Text(prompt) = read.prompt else {
-                panic!("a text was logged")
+                panic!("the logged prompt must be a text")
             };
             assert!(!prompt.contains("ann.lee"), "{prompt}");
             let surrogate = read.samples[1].text.strip_prefix("Hello ").unwrap();
@@ -263,7 +263,7 @@ fn a_card_that_is_cut_over_two_messages_is_redacted() {
         let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
         assert!(read.redacted && read.prompt_token_ids.is_empty());
         let Prompt::Messages(messages) = read.prompt else {
-            panic!("messages were logged")
+            panic!("the logged prompt must be messages")
         };
         assert!(messages[0].content.starts_with("my card is [CARD-"));
         assert!(messages[2].content.ends_with("], thanks"));

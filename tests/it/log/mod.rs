@@ -171,7 +171,7 @@ async fn append_when_back(log: &TrafficLog, record: &NewRecord) -> RecordId {
             Err(error) => panic!("{error}"),
         }
     }
-    panic!("the database did not come back");
+    panic!("the database is not available again");
 }
 
 /// Runs one of this binary's ignored tests as a process of its own.

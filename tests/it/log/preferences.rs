@@ -49,7 +49,10 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
             .await
             .unwrap()
             .remove(0);
-        assert!(!flood(&&newest.record), "the flood was first");
+        assert!(
+            !flood(&&newest.record),
+            "the newest preference must not be one of the flood"
+        );
         assert!(
             held.iter()
                 .all(|held| (held.pair.chosen, held.pair.rejected) == (0, 1))

@@ -27,7 +27,10 @@ fn a_principal_has_its_share_and_others_have_theirs() {
             LogError::PrincipalQuota { quota: 35_000 }
         ));
         assert_eq!(kept.len(), 3);
-        assert!(log.stats().healthy, "a full share is no fault of the log's");
+        assert!(
+            log.stats().healthy,
+            "a full quota must not make the log unhealthy"
+        );
         // In one commit a principal with a full quota does not affect the others.
         let (ann, bob) = tokio::join!(
             log.records.append(large("ann")),

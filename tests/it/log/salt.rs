@@ -20,7 +20,7 @@ async fn surrogate(config: &LogConfig) -> String {
     let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
     log.close().await;
     let Prompt::Text(text) = read.prompt else {
-        panic!("it was a text");
+        panic!("the prompt must be a text");
     };
     text.strip_prefix("Write to ").unwrap().to_owned()
 }

@@ -53,9 +53,9 @@ fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
         assert!(log.leases.acquire("b", LONG).await.unwrap().is_none());
         new.release().await.unwrap();
         let short = log.leases.acquire("b", Duration::ZERO).await.unwrap();
-        let short = short.expect("it was released");
+        let short = short.expect("a released lease must be free");
         let taken = log.leases.acquire("c", LONG).await.unwrap();
-        assert!(taken.is_some(), "a lease that ran out is free");
+        assert!(taken.is_some(), "an expired lease must be free");
         assert!(short.renew().await.is_err());
         log.audit.verify().await.unwrap();
     });

@@ -178,7 +178,7 @@ fn gates_are_kept_and_broken_generations_are_not_pointed_at() {
         assert_eq!(
             log.stages.outcome_of(stage).await.unwrap(),
             None,
-            "all or nothing"
+            "a refused promotion must not close the stage"
         );
     });
 }
