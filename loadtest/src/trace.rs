@@ -109,7 +109,7 @@ impl Scaled {
         self.entries.iter().map(at).collect()
     }
 
-    /// Returns the prompt of a request. Prompts are random, and share the text of the blocks that they share.
+    /// Returns the prompt of a request. Prompts are random, and equal block hashes give equal text.
     pub fn prompt(&self, number: usize, seed: u64, vocab: u32) -> Vec<u32> {
         let entry = &self.entries[number];
         let block = (BLOCK_TOKENS * self.factor).max(1.0) as usize;

@@ -143,8 +143,10 @@ pub struct Mix {
     /// The number of candidates of a tournament and of best-of-N.
     #[arg(long, default_value_t = 4)]
     candidates: usize,
+    /// The length of a question in tokens.
     #[arg(long, default_value_t = 48)]
     question_tokens: usize,
+    /// The length of an answer in tokens.
     #[arg(long, default_value_t = 48)]
     answer_tokens: usize,
 }
@@ -208,7 +210,7 @@ impl Mix {
         }
     }
 
-    /// Returns the call of a number, of which about a fifth leave early and a tenth read slowly.
+    /// Returns the call of a number. About a fifth of the clients leave early, and a tenth read slowly.
     pub fn unruly_call(&self, texts: &Texts, seed: u64, number: usize) -> Call {
         let mut call = self.call(texts, seed, number);
         let mut rng = rng(seed, number as u64 | 1 << 63);

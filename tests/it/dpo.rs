@@ -117,8 +117,8 @@ fn ids_f64(value: &Value) -> Vec<f64> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-/// Compares the gradients. A step of plain AdamW without momentum and with a large epsilon changes a weight by `lr g / (|g| +
-/// eps)` and by nothing else.
+/// Compares the gradients. A step of plain AdamW without momentum and with a large epsilon changes a weight by
+/// `lr g / (|g| + eps)` and by nothing else.
 #[test]
 fn every_gradient_is_pytorchs() {
     const EPS: f64 = 1e6;

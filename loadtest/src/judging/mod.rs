@@ -40,10 +40,13 @@ pub struct Judging {
     /// The process id of llama.cpp's server.
     #[arg(long)]
     llama_pid: Option<u32>,
+    /// The numbers of candidates, one measurement each.
     #[arg(long, value_delimiter = ',', default_value = "4,16,64")]
     candidates: Vec<usize>,
+    /// The lengths of an answer in tokens.
     #[arg(long, value_delimiter = ',', default_value = "50,500")]
     answer_tokens: Vec<usize>,
+    /// The lengths of a question in tokens.
     #[arg(long, value_delimiter = ',', default_value = "200")]
     question_tokens: Vec<usize>,
     /// The number of runs of each measurement. The report shows their median.

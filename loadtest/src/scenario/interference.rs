@@ -29,18 +29,22 @@ pub struct Interference {
     /// The share of the server's capacity alone that is asked of it.
     #[arg(long, default_value_t = 0.3)]
     load: f64,
-    /// The number of clients and of requests that measure the capacity.
+    /// The number of clients that measure the capacity.
     #[arg(long, default_value_t = 16)]
     clients: usize,
+    /// The number of requests that measure the capacity.
     #[arg(long, default_value_t = 128)]
     calibrate: usize,
+    /// The length of a prompt in tokens.
     #[arg(long, default_value_t = 128)]
     prompt_tokens: usize,
+    /// The length of an answer in tokens.
     #[arg(long, default_value_t = 64)]
     output_tokens: usize,
     /// Seconds of each part of a round.
     #[arg(long, default_value_t = 20.0)]
     duration: f64,
+    /// The number of rounds.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// The counter of `GET /train` that measures the learner's progress.

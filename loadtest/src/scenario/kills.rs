@@ -50,6 +50,7 @@ pub struct Kills {
     /// Seconds within which the server has to be ready again, at the 99th percentile.
     #[arg(long, default_value_t = 2.0)]
     ready_within: f64,
+    /// The number of clients that send logged calls.
     #[arg(long, default_value_t = 8)]
     clients: usize,
     /// The file that receives the server's log.

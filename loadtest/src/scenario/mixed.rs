@@ -14,6 +14,7 @@ use crate::workload::{Mix, Texts};
 pub struct Mixed {
     #[command(flatten)]
     mix: Mix,
+    /// The number of clients.
     #[arg(long, default_value_t = 16)]
     clients: usize,
     /// The duration in seconds.

@@ -25,13 +25,16 @@ pub struct Overload {
     /// Seconds of overload before the measurement. The system hands out the reserved KV cache at its first use.
     #[arg(long, default_value_t = 15.0)]
     warm_up: f64,
-    /// The number of clients that measure the capacity, and of requests that each of them sends.
+    /// The number of clients that measure the capacity.
     #[arg(long, default_value_t = 64)]
     clients: usize,
+    /// The number of requests of each of these clients.
     #[arg(long, default_value_t = 4)]
     rounds: usize,
+    /// The length of a prompt in tokens.
     #[arg(long, default_value_t = 128)]
     prompt_tokens: usize,
+    /// The length of an answer in tokens.
     #[arg(long, default_value_t = 64)]
     output_tokens: usize,
     /// MiB by which the peak memory of the second half of the time with a full queue may exceed that of the first half.

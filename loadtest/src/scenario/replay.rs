@@ -29,9 +29,10 @@ pub struct Replay {
     /// The share of the server's capacity, where --rate is not given.
     #[arg(long, default_value_t = 0.7)]
     load: f64,
-    /// The number of clients and of requests that measure the capacity.
+    /// The number of clients that measure the capacity.
     #[arg(long, default_value_t = 16)]
     clients: usize,
+    /// The number of requests that measure the capacity.
     #[arg(long, default_value_t = 64)]
     calibrate: usize,
 }

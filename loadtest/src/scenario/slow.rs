@@ -31,8 +31,10 @@ pub struct Slow {
     /// Milliseconds of a slow reader's pause.
     #[arg(long, default_value_t = 50)]
     pause: u64,
+    /// The length of a prompt in tokens.
     #[arg(long, default_value_t = 128)]
     prompt_tokens: usize,
+    /// The length of an answer in tokens.
     #[arg(long, default_value_t = 64)]
     output_tokens: usize,
     /// Seconds of each of the two parts.

@@ -14,8 +14,10 @@ pub struct Steady {
     /// The numbers of clients, one level after the other.
     #[arg(long, value_delimiter = ',', default_value = "1,4,8,16,64")]
     concurrency: Vec<usize>,
+    /// The length of a prompt in tokens.
     #[arg(long, default_value_t = 128)]
     prompt_tokens: usize,
+    /// The length of an answer in tokens.
     #[arg(long, default_value_t = 64)]
     output_tokens: usize,
     /// The number of requests of each client.

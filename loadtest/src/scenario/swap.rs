@@ -35,6 +35,7 @@ pub struct Swap {
     /// The number of different prompts.
     #[arg(long, default_value_t = 32)]
     prompts: usize,
+    /// The length of an answer in tokens.
     #[arg(long, default_value_t = 64)]
     output_tokens: usize,
     /// Seconds of each of two parts: first with an operator who reads, then with an operator who swaps.

@@ -25,7 +25,7 @@ type Span = (Instant, Instant);
 /// A call of the operator.
 pub struct Call {
     pub span: Span,
-    /// The version that a swap made serve.
+    /// The version that serves after a swap.
     pub to: String,
 }
 
