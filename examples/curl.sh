@@ -30,6 +30,7 @@ call "Chat in OpenAI's form" /v1/chat/completions \
   "{\"model\": \"pocket\", \"messages\": [{\"role\": \"user\", \"content\": \"$question\"}], \"temperature\": 0}"
 call "Generate digits alone, by a grammar" /generate \
   "{\"prompt\": \"$question\", \"temperature\": 0, \"structured_outputs\": {\"regex\": \"[0-9]+\"}}"
+# The default model was not trained for such questions: `label_mass` is near 0, and the probabilities mean nothing.
 call "Choose between options, as probabilities" /v1/decisions \
   "{\"input\": \"$question\", \"questions\": [{\"type\": \"choice\", \"instructions\": \"What is asked for?\", \"choices\": [{\"value\": \"a sum\"}, {\"value\": \"a word\"}]}]}"
 call "Count tokens" /tokenize "{\"text\": \"$question\"}"
