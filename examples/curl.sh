@@ -21,16 +21,18 @@ call "Is the server ready?" /ready
 call "Generate one answer" /generate "{\"prompt\": \"$question\", \"seed\": 5}"
 call "Generate four answers and return the best by a tournament" /generate "{\"prompt\": \"$question\", \"best_of\": 4, \"seed\": 5}"
 call "Stream an answer" /generate \
-  "{\"messages\": [{\"role\": \"system\", \"content\": \"Be brief.\"}, {\"role\": \"user\", \"content\": \"$question\"}], \"temperature\": 0, \"stream\": true}"
+  "{\"messages\": [{\"role\": \"system\", \"content\": \"Be brief.\"}, {\"role\": \"user\", \"content\": \"$question\"}],
+    \"temperature\": 0, \"stream\": true}"
 call "Judge two answers" /judge "{\"prompt\": \"$question\", \"candidates\": [\"62\", \"52\"]}"
 call "Judge two answers under a principle" /judge \
   "{\"prompt\": \"$question\", \"candidates\": [\"62\", \"Sure! 62. Glad to help!\"], \"principles\": [\"polite\"]}"
-call "Rank four answers" /judge "{\"prompt\": \"$question\", \"candidates\": [\"62\", \"52\", \"[62]\", \"63\"], \"method\": \"tournament\"}"
+call "Rank four answers" /judge \
+  "{\"prompt\": \"$question\", \"candidates\": [\"62\", \"52\", \"[62]\", \"63\"], \"method\": \"tournament\"}"
 call "Chat in OpenAI's form" /v1/chat/completions \
   "{\"model\": \"pocket\", \"messages\": [{\"role\": \"user\", \"content\": \"$question\"}], \"temperature\": 0}"
 call "Generate digits alone, by a grammar" /generate \
   "{\"prompt\": \"$question\", \"temperature\": 0, \"structured_outputs\": {\"regex\": \"[0-9]+\"}}"
-# The default model was not trained for such questions: `label_mass` is near 0, and the probabilities mean nothing.
-call "Choose between options, as probabilities" /v1/decisions \
-  "{\"input\": \"$question\", \"questions\": [{\"type\": \"choice\", \"instructions\": \"What is asked for?\", \"choices\": [{\"value\": \"a sum\"}, {\"value\": \"a word\"}]}]}"
+call "Choose between options, as probabilities (for chat models: \`label_mass\` of the default model is near 0)" /v1/decisions \
+  "{\"input\": \"$question\", \"questions\": [{\"type\": \"choice\", \"instructions\": \"What is asked for?\",
+    \"choices\": [{\"value\": \"a sum\"}, {\"value\": \"a word\"}]}]}"
 call "Count tokens" /tokenize "{\"text\": \"$question\"}"
