@@ -13,6 +13,9 @@ runs=${2:-1}
 first=${3:-1}
 calls=${CALLS:-900}
 learn=${LEARN:-models/pocket/learn.toml}
+for program in selfjudge pocket; do
+  [ -x "$programs/$program" ] || { echo "$programs/$program is missing: cargo build --release -p selfjudge -p pocket" >&2; exit 1; }
+done
 work=$(mktemp -d)
 server=
 trap '[ -z "$server" ] || kill "$server" 2>/dev/null || true; rm -rf "$work"' EXIT
