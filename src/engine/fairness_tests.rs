@@ -129,6 +129,39 @@ fn a_flood_of_one_tenant_leaves_another_a_third_of_its_pace_at_least() {
 }
 
 #[test]
+fn a_flood_of_cached_prompts_leaves_another_half_of_its_pace_at_least() {
+    // The reads of a judge with many principles: each computes one token, and all of them wait at once.
+    let (alice, bob) = (tenant(1), tenant(2));
+    let bobs_time = |reads: bool| {
+        let mut server = Server::new(4096, 512, 128);
+        let shared = prompt(&mut server.rng, 400);
+        let read = |server: &mut Server| {
+            let class = Class::Foreground;
+            let id = server.world.add_for(alice, class, &shared, 1, 1, 0);
+            server.owners.insert(id, alice);
+            id
+        };
+        let first = read(&mut server);
+        server.until_ended(first);
+        let begun = server.clock;
+        for _ in 0..20 {
+            let id = server.ask(bob, 12, 20, 1);
+            loop {
+                while reads && server.world.scheduler.num_waiting() < 128 {
+                    read(&mut server);
+                }
+                if server.step().0.contains(&id) {
+                    break;
+                }
+            }
+        }
+        server.clock - begun
+    };
+    let (quiet, beside) = (bobs_time(false), bobs_time(true));
+    assert!(beside < 2 * quiet, "{beside:?} instead of {quiet:?}");
+}
+
+#[test]
 fn tenants_that_ask_for_enough_get_equal_tokens() {
     let tenants = [1, 2, 3].map(tenant);
     let mut server = Server::new(4096, 256, 32);

@@ -62,6 +62,14 @@ impl Work {
         Self { tokens, positions }
     }
 
+    /// Returns the work of `count` requests of this work each.
+    pub fn times(self, count: usize) -> Self {
+        Self {
+            tokens: count * self.tokens,
+            positions: count * self.positions,
+        }
+    }
+
     fn positions_a_token(self) -> f64 {
         self.positions as f64 / self.tokens.max(1) as f64
     }

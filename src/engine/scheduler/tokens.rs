@@ -69,16 +69,21 @@ impl Scheduler {
         let running = self.running.iter().filter(|place| place.class == class);
         let full = running.count() >= self.config.max_sequences;
         for tenant in self.waiting.tenants(class) {
-            let first = self.waiting.of(tenant, class).next();
+            let mut waits = self.waiting.of(tenant, class);
+            let first = waits.next();
             // A request that cannot be admitted has no demand.
             let Some(first) = first.filter(|first| !full || self.richest(**first).is_some()) else {
                 continue;
             };
-            let tokens = &self.requests[&first.id].1.tokens;
             let demand = demands.entry(tenant).or_default();
             if demand.tokens < budget {
+                let tokens = self.requests[&first.id].1.tokens.len();
                 let computed = self.prefix(first.id).num_tokens;
-                *demand = *demand + Work::after(computed, tokens.len() - computed);
+                // The others that could be admitted are taken to be like the first: only that one is looked up in the cache. Where most of
+                // their prompts is cached they are cheap by themselves, and many together.
+                let alike = 1 + waits.take(self.config.max_sequences).count();
+                let one = Work::after(computed, tokens - computed);
+                *demand = *demand + one.times(alike);
             }
         }
         let demands: Vec<(Tenant, Work)> = demands.into_iter().collect();
