@@ -20,7 +20,7 @@ fn answers(server: &Router, path: &str, call: &Value) -> usize {
             match (
                 &choice["message"]["content"],
                 &choice["text"],
-                &answer["candidates"][0]["text"],
+                &answer["outputs"][0]["text"],
             ) {
                 (Value::String(text), _, _)
                 | (_, Value::String(text), _)
