@@ -60,8 +60,11 @@ pub enum KeysError {
     DerivedName(usize),
     #[error("line {0}: the name has a control character")]
     ControlInName(usize),
-    #[error("line {0}: `{1}` is not a restriction; use no-retain or no-train")]
-    Word(usize, String),
+    /// The word is not shown: it may be a key whose name is not followed by a colon.
+    #[error(
+        "line {0}: a word after the key is not a restriction (no-retain, no-train); a name ends with a colon: `name:key`"
+    )]
+    Word(usize),
     #[error("the list has no keys")]
     None,
 }
@@ -207,7 +210,7 @@ fn allowed<'a>(line: usize, words: impl Iterator<Item = &'a str>) -> Result<Cons
         match word {
             "no-train" => allowed.train = false,
             "no-retain" => allowed = Consent::default(),
-            other => return Err(KeysError::Word(line, other.to_owned())),
+            _ => return Err(KeysError::Word(line)),
         }
     }
     Ok(allowed)

@@ -54,7 +54,7 @@ pub struct JudgingBody {
     pub on_disagreement: Option<OnDisagreement>,
     /// The bracket of a tournament; by default `single_elimination`.
     pub bracket: Option<BracketBody>,
-    /// Seed of the tournament's draw; without effect in a round robin. By default 0.
+    /// Seed of the tournament's draw; refused in a round robin, where nothing is drawn. By default 0.
     pub seed: Option<u64>,
 }
 

@@ -99,7 +99,7 @@ fn what_is_no_key_is_named_by_its_line() {
         ("", KeysError::None),
         ("# only\n", KeysError::None),
         ("a\n\nname:\n", KeysError::Empty(3)),
-        ("a b", KeysError::Word(1, "b".into())),
+        ("a b", KeysError::Word(1)),
         ("x:ä", KeysError::Unsendable(1)),
         ("a\nagain:a", KeysError::Twice(2)),
         ("key-0123456789ab:x", KeysError::DerivedName(1)),
