@@ -130,14 +130,17 @@ fn a_flood_of_one_tenant_leaves_another_a_third_of_its_pace_at_least() {
 
 #[test]
 fn a_flood_of_cached_prompts_leaves_another_half_of_its_pace_at_least() {
-    // The reads of a judge with many principles: each computes one token, and all of them wait at once.
+    // The reads of a judge with many principles: each computes the few tokens in which it differs, and all of them wait at once.
     let (alice, bob) = (tenant(1), tenant(2));
     let bobs_time = |reads: bool| {
         let mut server = Server::new(4096, 512, 128);
         let shared = prompt(&mut server.rng, 400);
         let read = |server: &mut Server| {
+            // Equal prompts would wait for the first of them.
+            let mut prompt = shared.clone();
+            prompt.push(server.rng.random_range(10..1_000_000));
             let class = Class::Foreground;
-            let id = server.world.add_for(alice, class, &shared, 1, 1, 0);
+            let id = server.world.add_for(alice, class, &prompt, 1, 1, 0);
             server.owners.insert(id, alice);
             id
         };
