@@ -177,10 +177,19 @@ const TOKENS: [(&str, &str); 3] = [
     ("pad_token_id", "padding_token_id"),
 ];
 
-/// Returns the fields of a `generation_config.json`: the tokens that end an answer.
+/// Sampling parameters: the field of a `generation_config.json`, and the key of the metadata.
+const SAMPLING: [(&str, &str); 5] = [
+    ("temperature", "temp"),
+    ("top_k", "top_k"),
+    ("top_p", "top_p"),
+    ("min_p", "min_p"),
+    ("repetition_penalty", "penalty_repeat"),
+];
+
+/// Returns the fields of a `generation_config.json`: the tokens that end an answer, and the recommended sampling.
 ///
 /// # Errors
-/// Errors if a token's id is not a whole number.
+/// Errors if a value is not a number. Other kinds of sampling that the file recommends are named in the log.
 pub(super) fn generation_config(file: &GgufFile) -> Result<Map<String, Value>, ModelError> {
     let mut ends = Vec::new();
     for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
@@ -193,6 +202,21 @@ pub(super) fn generation_config(file: &GgufFile) -> Result<Map<String, Value>, M
     let mut config = Map::new();
     if !ends.is_empty() {
         config.insert("eos_token_id".into(), ends.into());
+    }
+    for key in file
+        .keys()
+        .filter_map(|key| key.strip_prefix("general.sampling."))
+    {
+        let name = format!("general.sampling.{key}");
+        match SAMPLING.iter().find(|(_, theirs)| *theirs == key) {
+            Some((own, _)) => {
+                let value = file.number(&name)?.map(Value::from);
+                config.insert((*own).into(), value.unwrap_or_default());
+            }
+            None => tracing::warn!(
+                "the model recommends `{name}`, which is not supported and has no effect"
+            ),
+        }
     }
     Ok(config)
 }
