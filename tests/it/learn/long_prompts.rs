@@ -48,7 +48,11 @@ fn prompts_that_are_longer_than_the_context_are_passed_over() {
     };
     let program = Program::start(&setup);
     program.learned();
-    let dropped = program.metric(r#"selfjudge:train_pairs_dropped_total{reason="too_long"}"#);
-    assert!(dropped.is_some_and(|count| count > 0.0), "{dropped:?}");
+    let metrics = program.metrics();
+    let dropped = metrics.lines().find(|line| {
+        line.starts_with("selfjudge:train_pairs_dropped_total") && line.contains("too_long")
+    });
+    let count = dropped.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+    assert!(count.is_some_and(|count| count > 0.0), "{dropped:?}");
     program.stop();
 }
