@@ -32,6 +32,7 @@ use serde_json::Value;
 use tokenizers::{ModelWrapper, PreTokenizerWrapper};
 
 use super::rendered::{Encoded, Rendered};
+use super::split_patterns::{LLAMA3, QWEN2};
 use super::trust::Trust;
 use super::{OwnTrust, TextError, Tokenizer};
 
@@ -44,8 +45,8 @@ const MOST: usize = 1 << 20;
 /// The patterns of a `Split` pre-tokenizer that [`separates`] accepts: those of Llama 3, Qwen 2 and 3, Mistral Nemo, and the default
 /// model.
 pub(super) const PATTERNS: [&str; 4] = [
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    LLAMA3,
+    QWEN2,
     concat!(
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|",
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|",

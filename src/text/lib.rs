@@ -23,6 +23,7 @@ mod python;
 mod python_json;
 mod rendered;
 mod special_tokens;
+mod split_patterns;
 mod stop;
 mod strftime;
 mod template_source;

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::split_patterns::{LLAMA3, QWEN2};
+
 /// The rules of a kind of pre-tokenizer.
 pub(super) struct Rules {
     pub normalizer: Value,
@@ -14,10 +16,6 @@ pub(super) struct Rules {
 
 /// GPT-2's rule, in the spelling without its last alternative: what it leaves is a piece as well.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
-/// Llama 3's rule.
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Qwen2's rule.
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The supported names, for messages.
 const SUPPORTED: &str = "default, gpt-2, llama-bpe, qwen2 and smollm";
