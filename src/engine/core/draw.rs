@@ -1,9 +1,9 @@
 //! Before and after the forward pass of a step: the descriptions of its draws, and the drawn tokens.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use super::EngineCore;
-use super::job::Sample;
+use super::job::{Job, Sample};
 use crate::model_runner::{Computed, RowDraw};
 use crate::output::{RequestFailure, StreamEvent};
 use crate::request::RequestId;
@@ -47,9 +47,11 @@ impl Sample {
         self.sampler = Some(Box::new(sampler));
     }
 
-    fn sampler(&mut self) -> &mut Sampler {
+    /// Returns the job and the sampler, which exists from the first draw on.
+    fn sampling(&mut self) -> (&Job, &mut Sampler) {
         let sampler = self.sampler.as_deref_mut();
-        sampler.expect("a sampler is created before the first draw; this is a bug")
+        let sampler = sampler.expect("a sampler is created before the first draw; this is a bug");
+        (&self.job, sampler)
     }
 
     /// Takes the drawn token.
@@ -58,8 +60,8 @@ impl Sample {
             DrawError::NotFinite => RequestFailure::Model(error.to_string()),
             DrawError::DeadEnd => GrammarError::DeadEnd.into(),
         })?;
-        let job = Arc::clone(&self.job);
-        let token = self.sampler().accept(&job.params, drawn);
+        let (job, sampler) = self.sampling();
+        let token = sampler.accept(&job.params, drawn);
         token.map_err(RequestFailure::from)
     }
 }
@@ -127,8 +129,8 @@ impl EngineCore {
         self.samples.extend(new);
         for due in &due {
             if let Some(sample) = self.samples.get_mut(&due.id) {
-                let job = Arc::clone(&sample.job);
-                sample.sampler().advance(&job.params);
+                let (job, sampler) = sample.sampling();
+                sampler.advance(&job.params);
             }
         }
         due
@@ -162,8 +164,8 @@ impl EngineCore {
             })
             .collect();
         // A grammar computes its next mask here.
-        let with_grammar = |taking: &mut Taking| taking.sample.sampler().has_grammar();
-        match draws.iter_mut().any(with_grammar) {
+        let with_grammar = |taking: &Taking| taking.sample.job.grammar.is_some();
+        match draws.iter().any(with_grammar) {
             true => team::each(draws.iter_mut(), Taking::take),
             false => draws.iter_mut().for_each(Taking::take),
         }

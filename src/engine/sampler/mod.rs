@@ -65,11 +65,6 @@ impl Sampler {
         self
     }
 
-    /// Returns whether a grammar takes every token, which may take long.
-    pub fn has_grammar(&self) -> bool {
-        self.grammar.is_some()
-    }
-
     /// Takes the chance of the next draw from the random stream.
     pub fn advance(&mut self, params: &SamplingParams) {
         self.share = (params.temperature != 0.0).then(|| self.rng.random());
