@@ -81,7 +81,7 @@ impl SamplingBody {
     /// # Errors
     /// Fails for contradictions and above the limits of a call; the engine checks ranges.
     pub async fn check(
-        self,
+        mut self,
         arrival: Instant,
         tenant: Tenant,
         wanted: Wanted<'_>,
@@ -90,21 +90,7 @@ impl SamplingBody {
         let service = &state.service;
         // The checkpoint's own parameters do not override where the model would end.
         let shapes_ends = self.shapes_ends();
-        let this = self.or(service.sampling_defaults());
-        this.check_filled(arrival, tenant, wanted, state, shapes_ends)
-            .await
-    }
-
-    /// Works as [`Self::check`], with the model's default parameters filled in.
-    async fn check_filled(
-        self,
-        arrival: Instant,
-        tenant: Tenant,
-        wanted: Wanted<'_>,
-        state: &AppState,
-        shapes_ends: bool,
-    ) -> Result<Sampling, ApiError> {
-        let service = &state.service;
+        self = self.or(service.sampling_defaults());
         let n = self.n.unwrap_or(1);
         let samples = self.best_of.unwrap_or(n);
         if n == 0 {
