@@ -48,11 +48,7 @@ fn prompts_that_are_longer_than_the_context_are_passed_over() {
     };
     let program = Program::start(&setup);
     program.learned();
-    let metrics = program.metrics();
-    let dropped = metrics.lines().find(|line| {
-        line.starts_with("selfjudge:train_pairs_dropped_total") && line.contains("too_long")
-    });
-    let count = dropped.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
-    assert!(count.is_some_and(|count| count > 0.0), "{dropped:?}");
+    let too_long = program.counted("selfjudge:train_pairs_dropped_total", "too_long");
+    assert!(too_long > 0.0, "{}", program.metrics());
     program.stop();
 }

@@ -74,19 +74,10 @@ fn with_all_options_a_killed_stage_ends_as_if_it_had_not_been() {
     let uninterrupted = copy(dir.path());
     let program = Program::start(&Setup::learning(uninterrupted.path(), &learn));
     let expected = promoted(&program);
-    let metrics = program.metrics();
-    program.stop();
     // The effects of the options took place.
-    let counted = |name: &str, label: &str| {
-        let lines = metrics.lines().filter(|line| line.starts_with(name));
-        let of = lines.filter(|line| line.contains(label));
-        of.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .sum::<f64>()
-    };
-    assert!(
-        counted("selfjudge:train_pairs_dropped_total", "not_selected") > 0.0,
-        "{metrics}"
-    );
+    let not_selected = program.counted("selfjudge:train_pairs_dropped_total", "not_selected");
+    assert!(not_selected > 0.0, "{}", program.metrics());
+    program.stop();
 
     // The first fault is in the first update, the second after a checkpoint of the second stage.
     for place in ["train.step:1", "train.checkpoint:4"] {

@@ -127,6 +127,15 @@ impl Program {
         line.rsplit_once(' ')?.1.parse().ok()
     }
 
+    /// Returns the sum of a metric's series that have this label value.
+    pub fn counted(&self, name: &str, label: &str) -> f64 {
+        let metrics = self.metrics();
+        let lines = metrics.lines().filter(|line| line.starts_with(name));
+        let of = lines.filter(|line| line.contains(label));
+        of.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
+    }
+
     pub fn metrics(&self) -> String {
         let answer = self
             .client
