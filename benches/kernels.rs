@@ -111,8 +111,13 @@ fn linear(table: &Table) -> Result<()> {
     }
     for (k, n) in [(576, 1536), (2048, 8192)] {
         let weight = random(&[n, k])?;
-        let layers = [WeightFormat::F32, WeightFormat::Bf16]
-            .map(|format| PackedLinear::from_tensor(&weight, None, format));
+        let layers = [
+            WeightFormat::F32,
+            WeightFormat::Bf16,
+            WeightFormat::Int8,
+            WeightFormat::Int4,
+        ]
+        .map(|format| PackedLinear::from_tensor(&weight, None, format));
         for m in [1, 4, 16, 64, 512] {
             let x = random(&[m, k])?;
             let plain = best(|| {

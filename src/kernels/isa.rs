@@ -13,7 +13,7 @@ pub enum Vector {
     Emulated512,
     /// Plain arrays, in the baseline instructions that the compiler chooses (SSE2, NEON).
     Portable,
-    /// 256 bits with fused multiply-add.
+    /// 256 bits with fused multiply-add and conversion of f16.
     Avx2,
     /// 512 bits: F, BW, DQ and VL.
     Avx512,
@@ -27,6 +27,10 @@ pub struct Isa {
     pub avx512_bf16: bool,
     /// `tdpbf16ps` on tiles, with the operating system's permission to use them.
     pub amx_bf16: bool,
+    /// `vpdpbusd` on 256 bits: four products of bytes per lane, added exactly. Implies [`Vector::Avx2`].
+    pub avx_vnni: bool,
+    /// The same on 512 bits. Implies [`Vector::Avx512`].
+    pub avx512_vnni: bool,
 }
 
 impl Isa {
@@ -35,6 +39,8 @@ impl Isa {
         vector: Vector::Portable,
         avx512_bf16: false,
         amx_bf16: false,
+        avx_vnni: false,
+        avx512_vnni: false,
     };
 
     /// Returns the instruction sets that this processor and operating system support.
@@ -60,14 +66,19 @@ impl Isa {
                 });
             }
         }
-        if best.avx512_bf16 {
-            all.push(Self {
-                amx_bf16: false,
-                ..best
-            });
-        }
-        if best.amx_bf16 {
-            all.push(best);
+        let without = |without: fn(&mut Self)| {
+            let mut some = best;
+            without(&mut some);
+            some
+        };
+        for some in [
+            without(|isa| (isa.amx_bf16, isa.avx512_vnni) = (false, false)),
+            without(|isa| isa.amx_bf16 = false),
+            best,
+        ] {
+            if !all.contains(&some) {
+                all.push(some);
+            }
         }
         all
     }
@@ -90,8 +101,14 @@ impl std::fmt::Display for Isa {
         if self.avx512_bf16 {
             f.write_str("+avx512bf16")?;
         }
-        if self.amx_bf16 {
-            f.write_str("+amxbf16")?;
+        for (has, name) in [
+            (self.avx_vnni, "+avxvnni"),
+            (self.avx512_vnni, "+avx512vnni"),
+            (self.amx_bf16, "+amxbf16"),
+        ] {
+            if has {
+                f.write_str(name)?;
+            }
         }
         Ok(())
     }
@@ -104,7 +121,9 @@ pub fn machine() -> String {
 
 #[cfg(target_arch = "x86_64")]
 fn probe() -> Isa {
-    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx2 = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c");
     let avx512 = avx2
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
@@ -118,6 +137,8 @@ fn probe() -> Isa {
         },
         avx512_bf16: avx512 && is_x86_feature_detected!("avx512bf16"),
         amx_bf16: avx512 && amx_bf16(),
+        avx_vnni: avx2 && is_x86_feature_detected!("avxvnni"),
+        avx512_vnni: avx512 && is_x86_feature_detected!("avx512vnni"),
     }
 }
 
@@ -171,8 +192,13 @@ mod tests {
             vector: Vector::Avx512,
             avx512_bf16: true,
             amx_bf16: true,
+            avx_vnni: true,
+            avx512_vnni: true,
         };
-        assert_eq!(all.to_string(), "avx512+avx512bf16+amxbf16");
+        assert_eq!(
+            all.to_string(),
+            "avx512+avx512bf16+avxvnni+avx512vnni+amxbf16"
+        );
     }
 
     #[test]
@@ -183,6 +209,8 @@ mod tests {
         for isa in all {
             assert!(isa.vector <= best.vector);
             assert!(!isa.multiplies_bf16() || isa.vector == Vector::Avx512);
+            assert!(!isa.avx512_vnni || isa.vector == Vector::Avx512);
+            assert!(!isa.avx_vnni || isa.vector >= Vector::Avx2);
         }
     }
 }

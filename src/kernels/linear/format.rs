@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use candle_core::DType;
 
+use super::quant::{Bits, Grid};
+
 /// The storage format of a packed weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightFormat {
@@ -12,28 +14,68 @@ pub enum WeightFormat {
     /// Half the bytes of f32. Processors that multiply bf16 round the activations too (and accumulate in f32); on
     /// others the weights are widened as they are read, and every product is exact as in f32.
     Bf16,
+    /// Integers of eight bits with a scale for each 32 of an output, 8.5 bits a weight. Activations are rounded in the same way.
+    Int8,
+    /// Integers of four bits, 4.5 bits a weight; otherwise as [`WeightFormat::Int8`].
+    Int4,
 }
 
 impl WeightFormat {
-    /// Returns the dtype of its numbers.
+    /// Returns the dtype that goes with it: of its own numbers, or for integers bf16, the dtype nearest to them.
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
+            Self::Bf16 | Self::Int8 | Self::Int4 => DType::BF16,
         }
+    }
+
+    /// Returns the grid of a quantised format.
+    pub fn grid(self) -> Option<Grid> {
+        match self {
+            Self::F32 | Self::Bf16 => None,
+            Self::Int8 => Some(Grid::symmetric(Bits::Eight)),
+            Self::Int4 => Some(Grid::symmetric(Bits::Four)),
+        }
+    }
+
+    /// Returns the bytes of a packed weight `[n, k]`, without what panels add to fill their last lines.
+    pub fn bytes(self, n: u64, k: u64) -> u64 {
+        let of = |row: u64| n.saturating_mul(row);
+        match (self, self.grid()) {
+            (_, Some(grid)) => of(grid.row_bytes(k)),
+            (Self::F32, None) => of(k.saturating_mul(4)),
+            (_, None) => of(k.saturating_mul(2)),
+        }
+    }
+
+    /// Returns the name that [`WeightFormat::from_str`] reads.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        }
+    }
+}
+
+impl std::fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 
 impl FromStr for WeightFormat {
     type Err = String;
 
-    /// Parses `f32` or `bf16`.
+    /// Parses a name.
     fn from_str(value: &str) -> Result<Self, String> {
-        match value {
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("unknown dtype `{value}`; use f32 or bf16")),
-        }
+        [Self::F32, Self::Bf16, Self::Int8, Self::Int4]
+            .into_iter()
+            .find(|format| format.name() == value)
+            .ok_or_else(|| {
+                format!("unknown type of weights `{value}`; use f32, bf16, int8 or int4")
+            })
     }
 }
 

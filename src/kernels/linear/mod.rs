@@ -13,6 +13,7 @@ mod packed;
 mod packed_tests;
 mod panels;
 mod product;
+mod quant;
 mod rounded;
 mod widen;
 
@@ -23,3 +24,4 @@ pub use lora::lora_linear;
 pub use packed::PackedLinear;
 pub use panels::Element;
 pub use product::spreads;
+pub use quant::{Bits, GROUP, Grid, Group};

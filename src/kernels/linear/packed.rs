@@ -14,7 +14,8 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::panels::{Element, pack_bf16, pack_f32, unpack_bf16, unpack_f32};
-use super::rounded::Rows;
+use super::product::Inputs;
+use super::quant::{self, GROUP, Grid, Group};
 use super::widen::{self, Panels};
 use super::{WeightFormat, dot, product};
 use crate::isa::Isa;
@@ -39,6 +40,7 @@ pub struct PackedLinear {
 enum Weight {
     F32(Vec<Line>),
     Bf16(Vec<PairLine>),
+    Quantised(quant::Panels),
 }
 
 impl std::fmt::Debug for PackedLinear {
@@ -87,6 +89,43 @@ impl PackedLinear {
                 weight.len()
             );
         }
+        let packed = match (format, format.grid()) {
+            (_, Some(grid)) => Weight::Quantised(quant::Panels::pack((n, k), grid, |row, to| {
+                let row = &weight[row * k..(row + 1) * k];
+                let mut wide = [0.0; GROUP];
+                for (to, from) in to.iter_mut().zip(row.chunks(GROUP)) {
+                    wide.iter_mut().zip(from).for_each(|(w, v)| *w = v.f32());
+                    *to = Group::round(&wide[..from.len()], grid.bits)?;
+                }
+                Ok(())
+            })?),
+            (WeightFormat::F32, None) => Weight::F32(pack_f32(weight, n, k)),
+            (_, None) => Weight::Bf16(pack_bf16(weight, n, k)),
+        };
+        Self::of_parts(packed, n, k, bias, isa)
+    }
+
+    /// Packs a weight `[n, k]` that is already quantised: `row` writes the groups of a row.
+    ///
+    /// # Errors
+    /// Errors if `row` does, or if the number of biases is not `n`.
+    pub fn of_groups(
+        (n, k): (usize, usize),
+        grid: Grid,
+        bias: Option<&[f32]>,
+        row: impl Fn(usize, &mut [Group]) -> Result<()> + Sync,
+    ) -> Result<Self> {
+        let packed = Weight::Quantised(quant::Panels::pack((n, k), grid, row)?);
+        Self::of_parts(packed, n, k, bias, Isa::detect())
+    }
+
+    fn of_parts(
+        weight: Weight,
+        n: usize,
+        k: usize,
+        bias: Option<&[f32]>,
+        isa: Isa,
+    ) -> Result<Self> {
         if let Some(bias) = bias
             && bias.len() != n
         {
@@ -98,10 +137,7 @@ impl PackedLinear {
         Ok(Self {
             n,
             k,
-            weight: match format {
-                WeightFormat::F32 => Weight::F32(pack_f32(weight, n, k)),
-                WeightFormat::Bf16 => Weight::Bf16(pack_bf16(weight, n, k)),
-            },
+            weight,
             bias: bias.map(<[f32]>::to_vec),
             isa,
         })
@@ -146,9 +182,13 @@ impl PackedLinear {
     }
 
     pub fn format(&self) -> WeightFormat {
-        match self.weight {
+        match &self.weight {
             Weight::F32(_) => WeightFormat::F32,
             Weight::Bf16(_) => WeightFormat::Bf16,
+            Weight::Quantised(panels) => match panels.grid.bits {
+                quant::Bits::Eight => WeightFormat::Int8,
+                quant::Bits::Four => WeightFormat::Int4,
+            },
         }
     }
 
@@ -157,11 +197,12 @@ impl PackedLinear {
         match &self.weight {
             Weight::F32(lines) => size_of_val(lines.as_slice()),
             Weight::Bf16(lines) => size_of_val(lines.as_slice()),
+            Weight::Quantised(panels) => panels.bytes(),
         }
     }
 
-    /// Returns the given rows of the weight in f32, `[rows.len(), k]`: the values that were packed, with bf16 widened.
-    /// A tied embedding is looked up this way, without a second copy.
+    /// Returns the given rows of the weight in f32, `[rows.len(), k]`: the values that were packed, with bf16 widened
+    /// and integers scaled. A tied embedding is looked up this way, without a second copy.
     ///
     /// # Errors
     /// Errors if a row does not exist.
@@ -178,6 +219,7 @@ impl PackedLinear {
             .for_each(|(to, &row)| match &self.weight {
                 Weight::F32(lines) => unpack_f32(lines, row as usize, to),
                 Weight::Bf16(lines) => unpack_bf16(lines, row as usize, to),
+                Weight::Quantised(panels) => panels.unpack(row as usize, to),
             });
         Tensor::from_vec(values, (rows.len(), k), &Device::Cpu)
     }
@@ -197,12 +239,18 @@ impl PackedLinear {
         self.format() == WeightFormat::Bf16 && self.isa.multiplies_bf16()
     }
 
+    /// Returns whether activations are rounded to integers.
+    pub(super) fn quantises(&self) -> bool {
+        matches!(self.weight, Weight::Quantised(_))
+    }
+
     /// Returns the approximate time of one thread for `m` rows: the weight is read once, from a cache or memory, and multiplied.
     pub(super) fn estimated_ns(&self, m: usize) -> usize {
         const BYTES: usize = 32;
         let multiply_adds = match self.rounds() {
             true if self.isa.amx_bf16 => 512,
             true => 128,
+            false if self.quantises() => 96,
             false => 64,
         };
         self.bytes() / BYTES + m.saturating_mul(self.n * self.k) / multiply_adds
@@ -213,42 +261,65 @@ impl PackedLinear {
         self.n.div_ceil(PANEL)
     }
 
-    /// Computes some rows times some panels; `rounded` are the rows in bf16 if the layer [rounds](Self::rounds).
+    /// Computes some rows times some panels. The inputs have the rows as the layer reads them.
     ///
     /// # Safety
     /// `out` is valid for the block's rows (stride n) and columns, and no other thread writes there.
     pub(super) unsafe fn block(
         &self,
-        x: &[f32],
-        rounded: Option<Rows>,
+        inputs: Inputs,
         rows: usize,
         panels: (usize, usize),
         out: *mut f32,
     ) {
         let (n, k) = (self.n, self.k);
-        let block = widen::Block {
+        let Inputs {
+            x,
+            rounded,
+            quantised,
+        } = inputs;
+        let exact = |weight| widen::Block {
             x,
             rows,
             k,
-            weight: match &self.weight {
-                Weight::F32(lines) => Panels::F32(lines),
-                Weight::Bf16(lines) => Panels::Bf16(lines),
-            },
+            weight,
             panels,
             n,
             out,
         };
-        match (&self.weight, rounded) {
-            (Weight::Bf16(lines), Some(rounded)) if self.rounds() => {
+        let widened = |block: widen::Block| {
+            with_scratch(widen::scratch_len(rows, k), |scratch| {
+                // SAFETY: as the caller promises; the isa was checked when the weight was packed.
+                unsafe { widen::run(self.isa, &block, scratch) }
+            });
+        };
+        match (&self.weight, rounded, quantised) {
+            (Weight::Quantised(weight), _, Some(rows)) => {
+                let block = quant::Block {
+                    rows,
+                    weight,
+                    panels,
+                    n,
+                    out,
+                };
+                with_scratch(quant::SCRATCH, |scratch| {
+                    // SAFETY: as above.
+                    unsafe { quant::run(self.isa, &block, scratch) }
+                });
+            }
+            (Weight::Quantised(_), _, None) => {
+                // The sum is empty, and `out` has its zeros.
+                assert_eq!(k, 0, "the rows were not rounded: this is a bug");
+            }
+            (Weight::Bf16(lines), Some(rounded), _) if self.rounds() => {
+                let block = exact(Panels::Bf16(lines));
                 with_scratch(dot::SCRATCH, |scratch| {
-                    // SAFETY: as the caller promises; the isa was checked when the weight was packed.
+                    // SAFETY: as above.
                     unsafe { dot::run(self.isa, &block, &rounded, lines, scratch) }
                 });
             }
-            _ => with_scratch(widen::scratch_len(rows, k), |scratch| {
-                // SAFETY: as above.
-                unsafe { widen::run(self.isa, &block, scratch) }
-            }),
+            (Weight::F32(lines), ..) => widened(exact(Panels::F32(lines))),
+            (Weight::Bf16(lines), ..) => widened(exact(Panels::Bf16(lines))),
         }
         self.add_bias(out, rows, panels.0 * PANEL, n.min(panels.1 * PANEL));
     }

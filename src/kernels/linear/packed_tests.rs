@@ -28,6 +28,13 @@ fn reference(x: &[f32], w: &[f32], bias: Option<&[f32]>, m: usize, n: usize) -> 
     y
 }
 
+const FORMATS: [WeightFormat; 4] = [
+    WeightFormat::F32,
+    WeightFormat::Bf16,
+    WeightFormat::Int8,
+    WeightFormat::Int4,
+];
+
 const SHAPES: [(usize, usize); 8] = [
     (1, 1),
     (5, 3),
@@ -58,7 +65,7 @@ fn every_path_matches_the_definition_on_odd_shapes() {
                         WeightFormat::Bf16 if isa.multiplies_bf16() => {
                             reference(&rounded_x, &rounded, bias, m, n)
                         }
-                        WeightFormat::Bf16 => reference(&x, &rounded, bias, m, n),
+                        _ => reference(&x, &rounded, bias, m, n),
                     };
                     for (at, (got, want)) in y.iter().zip(&want).enumerate() {
                         assert!(
@@ -77,7 +84,7 @@ fn a_row_is_the_same_bits_in_any_batch_and_on_any_number_of_threads() {
     let (n, k, m) = (131, 600, 230);
     let (w, bias, x) = (values(n * k, 1), values(n, 2), values(m * k, 3));
     for isa in Isa::available() {
-        for format in [WeightFormat::F32, WeightFormat::Bf16] {
+        for format in FORMATS {
             let layer = PackedLinear::with_isa(&w, n, k, Some(&bias), format, isa).unwrap();
             let mut all = vec![0.0; m * n];
             layer.forward(&x, m, &mut all);
@@ -179,6 +186,24 @@ fn rows_are_looked_up_as_in_the_plain_weight() -> Result<()> {
                 assert_eq!(packed.rows(&[])?.dims(), [0, k]);
                 assert!(packed.rows(&[n as u32]).is_err());
             }
+            for format in [WeightFormat::Int8, WeightFormat::Int4] {
+                let packed = PackedLinear::from_tensor(&weight, None, format)?;
+                let found = packed.rows(&rows)?;
+                assert_eq!(found.dims(), [rows.len(), k]);
+                let exact = weight.to_dtype(DType::F32)?.index_select(&ids, 0)?;
+                let largest = exact.abs()?.max_all()?.to_scalar::<f32>()?;
+                let steps = if format == WeightFormat::Int8 {
+                    127.0
+                } else {
+                    8.0
+                };
+                let difference = crate::testing::max_difference(&found, &exact)?;
+                assert!(
+                    difference <= 1.25 * largest / steps,
+                    "{format}: {difference}"
+                );
+                assert!(packed.rows(&[n as u32]).is_err());
+            }
         }
     }
     Ok(())
@@ -201,7 +226,7 @@ fn what_does_not_fit_is_refused() -> Result<()> {
 fn layers_of_one_input_together_give_the_bits_of_each_alone() -> Result<()> {
     let k = 70;
     for isa in Isa::available() {
-        for format in [WeightFormat::F32, WeightFormat::Bf16] {
+        for format in FORMATS {
             let layer = |n: usize, seed| {
                 let (w, bias) = (values(n * k, seed), values(n, seed + 1));
                 PackedLinear::with_isa(&w, n, k, Some(&bias), format, isa)
@@ -225,7 +250,7 @@ fn layers_of_one_input_together_give_the_bits_of_each_alone() -> Result<()> {
 #[test]
 fn a_product_is_added_to_some_rows_in_place() -> Result<()> {
     for (n, k) in SHAPES {
-        for format in [WeightFormat::F32, WeightFormat::Bf16] {
+        for format in FORMATS {
             let layer = PackedLinear::from_tensor(&random(&[n, k], 1), None, format)?;
             let (x, y) = (random(&[5, k], 2), random(&[9, n], 3));
             let want = Tensor::cat(

@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::PackedLinear;
+use super::quant;
 use super::rounded::Rows;
 use crate::device::team;
 use crate::scratch::{SharedOut, with_shared_scratch};
@@ -25,6 +26,28 @@ const UNIT: usize = 4;
 pub fn spreads<'a>(layers: impl IntoIterator<Item = &'a PackedLinear>, m: usize) -> bool {
     let time = layers.into_iter().map(|layer| layer.estimated_ns(m));
     time.sum::<usize>() >= SERIAL_BELOW
+}
+
+/// The rows of x as layers read them: all of them, or those of a task.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// In f32, `[rows, k]`.
+    pub x: &'a [f32],
+    /// Rounded to bf16, if a layer [rounds](PackedLinear::rounds).
+    pub rounded: Option<Rows<'a>>,
+    /// Rounded to integers, if a layer [quantises](PackedLinear::quantises).
+    pub quantised: Option<quant::Rows<'a>>,
+}
+
+impl Inputs<'_> {
+    /// Returns rows `from..to` of `k` numbers.
+    fn part(&self, from: usize, to: usize, k: usize) -> Self {
+        Self {
+            x: &self.x[from * k..to * k],
+            rounded: self.rounded.map(|all| all.part(from, to)),
+            quantised: self.quantised.map(|all| all.part(from, to)),
+        }
+    }
 }
 
 /// Some panels of one of the layers, and the destination of their result.
@@ -79,20 +102,36 @@ pub fn forward_all(
             out: unsafe { SharedOut::new_uninit(out) },
         })
         .collect();
-    if k > 0 && layers.iter().any(|layer| layer.rounds()) {
-        with_shared_scratch(Rows::space(m, k).div_ceil(2), |space| {
-            // SAFETY: an f32 is two u16, and any bit pattern is a valid u16.
-            let space = unsafe {
-                std::slice::from_raw_parts_mut(space.as_mut_ptr().cast::<u16>(), 2 * space.len())
-            };
-            spread(&spans, x, Some(Rows::round(x, m, k, space)), m, k);
-        });
-    } else {
-        spread(&spans, x, None, m, k);
-    }
+    let needs = |needs: fn(&PackedLinear) -> bool| k > 0 && layers.iter().any(|layer| needs(layer));
+    let (rounds, quantises) = (needs(PackedLinear::rounds), needs(PackedLinear::quantises));
+    // Both kinds of words in one buffer: the integers, then the bf16.
+    let words = match quantises {
+        true => quant::Rows::space(m, k).next_multiple_of(16),
+        false => 0,
+    };
+    let pairs = match rounds {
+        true => Rows::space(m, k).div_ceil(2),
+        false => 0,
+    };
+    with_shared_scratch(words + pairs, |space| {
+        // SAFETY: an f32 is one u32, or two u16, and any bit pattern is valid for both.
+        let (integers, halves) = unsafe {
+            let start = space.as_mut_ptr();
+            (
+                std::slice::from_raw_parts_mut(start.cast::<u32>(), words),
+                std::slice::from_raw_parts_mut(start.add(words).cast::<u16>(), 2 * pairs),
+            )
+        };
+        let inputs = Inputs {
+            x,
+            rounded: rounds.then(|| Rows::round(x, m, k, halves)),
+            quantised: quantises.then(|| quant::Rows::round(x, m, k, integers)),
+        };
+        spread(&spans, inputs, m, k);
+    });
 }
 
-fn spread(spans: &[Span], x: &[f32], rounded: Option<Rows>, m: usize, k: usize) {
+fn spread(spans: &[Span], inputs: Inputs, m: usize, k: usize) {
     let units: usize = spans.iter().map(Span::units).sum();
     let outputs: usize = spans.iter().map(|span| span.layer.out_features()).sum();
     let most_rows = (ROWS_BUDGET / k.max(1)).clamp(96, 192);
@@ -121,12 +160,10 @@ fn spread(spans: &[Span], x: &[f32], rounded: Option<Rows>, m: usize, k: usize) 
                 continue;
             }
             let n = span.layer.out_features();
-            let rounded = rounded.map(|all| all.part(rows.start, rows.end));
             // SAFETY: the rows are within out, and only this task has these panels of them.
             unsafe {
                 span.layer.block(
-                    &x[rows.start * k..rows.end * k],
-                    rounded,
+                    inputs.part(rows.start, rows.end, k),
                     rows.len(),
                     (panels.start, panels.end),
                     span.out.get().add(rows.start * n),

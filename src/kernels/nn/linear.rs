@@ -115,7 +115,15 @@ impl Linear {
         }
     }
 
-    /// Returns the dtype of the weight.
+    /// Returns the name of the type of the weight.
+    pub fn kind(&self) -> &'static str {
+        match &self.weight {
+            Weight::Plain { weight, .. } => weight.dtype().as_str(),
+            Weight::Packed(packed) => packed.format().name(),
+        }
+    }
+
+    /// Returns the dtype of the weight; see [`WeightFormat::dtype`](crate::linear::WeightFormat::dtype).
     pub fn dtype(&self) -> DType {
         match &self.weight {
             Weight::Plain { weight, .. } => weight.dtype(),

@@ -12,6 +12,50 @@ pub struct F32x8(__m256);
 #[derive(Clone, Copy)]
 pub struct F32x16(__m512);
 
+impl F32x8 {
+    /// Converts integers.
+    ///
+    /// # Safety
+    /// Requires AVX2.
+    #[inline(always)]
+    pub unsafe fn from_i32(values: __m256i) -> Self {
+        // SAFETY: the caller has AVX2; nothing but registers is touched.
+        unsafe { Self(_mm256_cvtepi32_ps(values)) }
+    }
+
+    /// Widens eight f16; exact.
+    ///
+    /// # Safety
+    /// Requires AVX2 and F16C.
+    #[inline(always)]
+    pub unsafe fn from_f16(values: __m128i) -> Self {
+        // SAFETY: the caller has F16C; nothing but registers is touched.
+        unsafe { Self(_mm256_cvtph_ps(values)) }
+    }
+}
+
+impl F32x16 {
+    /// Converts integers.
+    ///
+    /// # Safety
+    /// Requires AVX-512.
+    #[inline(always)]
+    pub unsafe fn from_i32(values: __m512i) -> Self {
+        // SAFETY: the caller has AVX-512; nothing but registers is touched.
+        unsafe { Self(_mm512_cvtepi32_ps(values)) }
+    }
+
+    /// Widens sixteen f16; exact.
+    ///
+    /// # Safety
+    /// Requires AVX-512.
+    #[inline(always)]
+    pub unsafe fn from_f16(values: __m256i) -> Self {
+        // SAFETY: the caller has AVX-512; nothing but registers is touched.
+        unsafe { Self(_mm512_cvtph_ps(values)) }
+    }
+}
+
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 impl Simd for F32x8 {
