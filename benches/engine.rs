@@ -1,7 +1,7 @@
 //! A benchmark of whole engine steps, compared with the limits of this machine.
 //!
 //! `cargo bench --bench engine [-- FILTER] [--threads N]` prints one table: first prompts computed alone, then steps in which B
-//! sequences decode one token each. Weights are random, in bf16, of the shape of SmolLM2-135M. Requests go through the engine's
+//! sequences decode one token each. Weights are random, in bf16, int8 and int4, of the shape of SmolLM2-135M. Requests go through the engine's
 //! handle, so a step is all of scheduling, model, sampling and delivery. Times are medians.
 
 mod roofs;
@@ -27,8 +27,8 @@ const CONTEXT: usize = 128;
 /// The number of tokens that each sequence decodes.
 const STEPS: usize = 64;
 
-/// Weights with a normal distribution, packed in bf16 as in serving.
-struct Random;
+/// Weights with a normal distribution, packed in a format as in serving.
+struct Random(WeightFormat);
 
 impl ParameterSource for Random {
     fn tensor(&mut self, _name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
@@ -40,7 +40,11 @@ impl ParameterSource for Random {
 
     fn linear(&mut self, path: &str, shape: [usize; 2], _bias: bool) -> Result<Linear, ModelError> {
         let weight = self.tensor(path, &shape)?.to_dtype(DType::BF16)?;
-        let packed = PackedLinear::from_tensor(&weight, None, WeightFormat::Bf16)?;
+        let format = match (self.0, path) {
+            (WeightFormat::Int4, "model.embed_tokens") => WeightFormat::Int8,
+            (format, _) => format,
+        };
+        let packed = PackedLinear::from_tensor(&weight, None, format)?;
         Ok(Linear::packed(packed, None))
     }
 }
@@ -66,9 +70,42 @@ fn main() -> anyhow::Result<()> {
     let wants = |row: &str| filter.as_ref().is_none_or(|f| row.contains(f.as_str()));
     let roofs = Roofs::measure();
     println!("{roofs}");
+    println!(
+        "{:<18} {:>9} {:>9} {:>9} {:>5} {:>7} {:>5}",
+        "step", "ms", "tokens/s", "GFLOP/s", "%", "GB/s", "%"
+    );
+    for format in [WeightFormat::Bf16, WeightFormat::Int8, WeightFormat::Int4] {
+        if wants_any(format, &wants) {
+            measure(format, &roofs, &wants)?;
+        }
+    }
+    Ok(())
+}
+
+const PREFILLS: [usize; 4] = [128, 256, 512, 1024];
+const DECODES: [usize; 5] = [1, 4, 8, 16, 64];
+
+/// The name of a row.
+fn row(format: WeightFormat, step: &str, count: usize) -> String {
+    format!("{step} {count} {format}")
+}
+
+fn wants_any(format: WeightFormat, wants: &impl Fn(&str) -> bool) -> bool {
+    let prefills = PREFILLS.map(|tokens| row(format, "prefill", tokens));
+    let decodes = DECODES.map(|sequences| row(format, "decode", sequences));
+    prefills.iter().chain(&decodes).any(|row| wants(row))
+}
+
+/// Measures a model whose weights are kept in this format.
+fn measure(
+    format: WeightFormat,
+    roofs: &Roofs,
+    wants: &impl Fn(&str) -> bool,
+) -> anyhow::Result<()> {
     let spec = medium()?;
-    let work = Work::of(&spec);
-    let decoder = Decoder::new(spec, &mut Random)?;
+    let mut work = Work::of(&spec);
+    let decoder = Decoder::new(spec, &mut Random(format))?;
+    work.weights = decoder.bytes() as f64;
     let weights = WeightStore::new(decoder);
     let config = EngineConfig {
         kv_cache_memory: 1 << 30,
@@ -77,24 +114,20 @@ fn main() -> anyhow::Result<()> {
     };
     let (engine, thread) = Engine::start(weights, &config, Metrics::new("medium").engine)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    println!(
-        "{:<14} {:>9} {:>9} {:>9} {:>5} {:>7} {:>5}",
-        "step", "ms", "tokens/s", "GFLOP/s", "%", "GB/s", "%"
-    );
-    for tokens in [128, 256, 512, 1024] {
-        let row = format!("prefill {tokens}");
+    for tokens in PREFILLS {
+        let row = row(format, "prefill", tokens);
         if wants(&row) {
             let seconds = runtime.block_on(prefill(&engine, tokens))?;
-            work.print(&row, &roofs, seconds, tokens, 1, tokens);
+            work.print(&row, roofs, seconds, tokens, 1, tokens);
         }
     }
-    for sequences in [1, 4, 8, 16, 64] {
-        let row = format!("decode {sequences}");
+    for sequences in DECODES {
+        let row = row(format, "decode", sequences);
         if wants(&row) {
             let seconds = runtime.block_on(decode(&engine, sequences))?;
             work.print(
                 &row,
-                &roofs,
+                roofs,
                 seconds,
                 sequences,
                 sequences,
@@ -112,6 +145,8 @@ struct Work {
     /// The numbers in the linear layers of all blocks. `head` has those of the head.
     blocks: f64,
     head: f64,
+    /// The bytes of all of them in memory.
+    weights: f64,
     /// The keys and values of a token. A query head does as many multiply-adds with its own.
     kv: f64,
     /// The number of query heads that share a KV head.
@@ -130,6 +165,7 @@ impl Work {
         Self {
             blocks: layers * block,
             head: count([spec.vocab_size, spec.hidden_size]),
+            weights: 0.0,
             kv: layers * (2 * spec.num_kv_heads * spec.head_dim) as f64,
             group: (spec.num_heads / spec.num_kv_heads) as f64,
         }
@@ -155,11 +191,11 @@ impl Work {
         };
         let attention = tokens * seen * self.kv * self.group;
         let gflops = 2e-9 * (tokens * self.blocks + rows * self.head + attention) / seconds;
-        // Weights, keys and values are kept in bf16.
-        let read = self.blocks + self.head + rows * context * self.kv;
-        let gbytes = 1e-9 * read * size_of::<half::bf16>() as f64 / seconds;
+        // Keys and values are kept in bf16.
+        let kv = rows * context * self.kv * size_of::<half::bf16>() as f64;
+        let gbytes = 1e-9 * (self.weights + kv) / seconds;
         println!(
-            "{row:<14} {:>9.2} {:>9.1} {gflops:>9.1} {:>5.0} {gbytes:>7.1} {:>5.0}",
+            "{row:<18} {:>9.2} {:>9.1} {gflops:>9.1} {:>5.0} {gbytes:>7.1} {:>5.0}",
             seconds * 1e3,
             tokens / seconds,
             100.0 * gflops / roofs.gflops,

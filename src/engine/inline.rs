@@ -17,8 +17,8 @@ use super::model_runner::block_bytes;
 use super::scheduler::Scheduler;
 use super::start::Parts;
 use super::{
-    Engine, EngineConfig, EngineError, FinishReason, GenerateRequest, QueueLimits, RequestFailure,
-    SamplingParams, StreamEvent, SubmitError, TenantShare, TokenLogprobs,
+    Engine, EngineConfig, EngineError, FinishReason, GenerateRequest, PromptLogprobs, QueueLimits,
+    RequestFailure, SamplingParams, StreamEvent, SubmitError, TenantShare, TokenLogprobs,
 };
 use kernels::{device::DeviceArbiter, device::team::Team};
 use model::{Decoder, WeightStore};
@@ -174,6 +174,25 @@ impl InlineEngine {
         Ok(answers.into_iter().map(read).collect())
     }
 
+    /// Returns the log-probabilities of each prompt's tokens from the second on, each with those of the `top` most probable ones.
+    ///
+    /// # Errors
+    /// Errors if a prompt is invalid, or if the model cannot compute.
+    pub fn prompt_logprobs(
+        &mut self,
+        prompts: &[Vec<u32>],
+        top: usize,
+    ) -> Result<Vec<Vec<PromptLogprobs>>, InlineError> {
+        let mut params = SamplingParams::new(1, Vec::new());
+        params.temperature = 0.0;
+        params.prompt_logprobs = Some(top);
+        let requests = prompts
+            .iter()
+            .map(|prompt| GenerateRequest::new(prompt.clone(), params.clone()));
+        let answers = self.answer(requests)?;
+        Ok(answers.into_iter().map(|answer| answer.prompt).collect())
+    }
+
     /// Answers requests of one sample each, and returns the answers in the requests' order.
     fn answer(
         &mut self,
@@ -200,13 +219,15 @@ impl InlineEngine {
 /// The tokens of one sample, and the log-probabilities that were reported with its last token.
 struct Answer {
     ids: Vec<u32>,
+    /// The requested log-probabilities of the prompt's tokens.
+    prompt: Vec<PromptLogprobs>,
     logprobs: Option<TokenLogprobs>,
     finished: FinishReason,
 }
 
 async fn answer(engine: &Engine, request: GenerateRequest) -> Result<Answer, InlineError> {
     let mut stream = engine.submit_in_turn(request).await?;
-    let mut ids = Vec::new();
+    let (mut ids, mut prompt) = (Vec::new(), Vec::new());
     loop {
         match stream.next().await {
             Some(StreamEvent::Token {
@@ -219,13 +240,15 @@ async fn answer(engine: &Engine, request: GenerateRequest) -> Result<Answer, Inl
                 if let Some(finished) = finished {
                     return Ok(Answer {
                         ids,
+                        prompt,
                         logprobs,
                         finished,
                     });
                 }
             }
             Some(StreamEvent::Failed(failure)) => return Err(failure.into()),
-            Some(StreamEvent::Started { .. } | StreamEvent::Prompt(_)) => {}
+            Some(StreamEvent::Prompt(scores)) => prompt = scores,
+            Some(StreamEvent::Started { .. }) => {}
             None => return Err(RequestFailure::ShuttingDown.into()),
         }
     }

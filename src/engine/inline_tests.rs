@@ -128,6 +128,28 @@ fn bf16_kept_in_memory_computes_what_f32_does() {
 }
 
 #[test]
+fn integers_kept_in_memory_compute_nearly_what_f32_does() {
+    let wide = loaded(Some(WeightFormat::F32));
+    let prompts = prompts(&wide);
+    let exact = inline(&wide).label_logprobs(&prompts, [5, 9]).unwrap();
+    for (format, most) in [(WeightFormat::Int8, 0.5), (WeightFormat::Int4, 4.0)] {
+        let narrow = loaded(Some(format));
+        let all = inline(&narrow).label_logprobs(&prompts, [5, 9]).unwrap();
+        for (own, exact) in all.iter().flatten().zip(exact.iter().flatten()) {
+            assert!(
+                (own - exact).abs() < most,
+                "{format}: {own} against {exact}"
+            );
+        }
+        // Alone each prompt has the bits that it has among the others.
+        for (prompt, want) in prompts.iter().zip(&all) {
+            let alone = inline(&narrow).label_logprobs(std::slice::from_ref(prompt), [5, 9]);
+            assert_eq!(alone.unwrap()[0], *want, "{format}");
+        }
+    }
+}
+
+#[test]
 fn its_answers_are_the_bits_of_the_engine_with_a_thread() {
     let decoder = pocket();
     let request = || GenerateRequest {

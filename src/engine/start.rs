@@ -143,6 +143,10 @@ impl Engine {
             kv,
             limits,
         } = Parts::new(weights, config)?;
+        let decoder = engine.weights.decoder();
+        let kind = decoder.weights();
+        let held = metrics.weights_bytes.with_label_values(&[&kind]);
+        held.set(i64::try_from(decoder.bytes()).unwrap_or(i64::MAX));
         let beats = engine.heartbeat.clone();
         let shared_prefix_cache = config.shared_prefix_cache;
         let mut team = Team::new(rayon::current_num_threads())?;

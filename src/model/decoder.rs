@@ -72,10 +72,7 @@ impl Decoder {
         let tied = spec.tie_word_embeddings;
         let embed = match tied {
             true => source.linear("model.embed_tokens", vocab_shape, false)?,
-            false => {
-                let table = source.tensor("model.embed_tokens.weight", &vocab_shape)?;
-                Linear::plain(table, None, None)
-            }
+            false => source.embedding(vocab_shape)?,
         };
         let blocks = (0..spec.num_layers())
             .map(|layer| Block::new(&spec, layer, source))
@@ -112,6 +109,20 @@ impl Decoder {
     /// Returns the dtype of the weight matrices.
     pub fn weights_dtype(&self) -> DType {
         self.head.dtype()
+    }
+
+    /// Returns the type of the weight matrices, or their types with `+` between them: `bf16`, `int4+int8`.
+    pub fn weights(&self) -> String {
+        let mut names: Vec<&str> = self
+            .blocks
+            .iter()
+            .flat_map(Block::linears)
+            .map(Linear::kind)
+            .collect();
+        names.push(self.head.kind());
+        names.sort_unstable();
+        names.dedup();
+        names.join("+")
     }
 
     pub fn device(&self) -> &Device {
@@ -281,11 +292,15 @@ impl Decoder {
 }
 
 impl Block {
-    fn bytes(&self) -> usize {
+    fn linears(&self) -> [&Linear; 7] {
         let (attention, mlp) = (&self.attention, &self.mlp);
         let Attention { q, k, v, o, .. } = attention;
         let Mlp { gate, up, down } = mlp;
-        [q, k, v, o, gate, up, down].map(Linear::bytes).iter().sum()
+        [q, k, v, o, gate, up, down]
+    }
+
+    fn bytes(&self) -> usize {
+        self.linears().map(Linear::bytes).iter().sum()
     }
 
     fn new(

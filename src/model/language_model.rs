@@ -4,10 +4,11 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::kept::{EMBEDDING, Kept, pack_stored};
 use super::stop_ids::stop_ids;
 use super::{Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource, SamplingDefaults};
 use kernels::{
-    linear::{PackedLinear, WeightFormat, choose},
+    linear::{PackedLinear, WeightFormat},
     nn::Linear,
 };
 use text::{ChatSetup, ChatTemplate, Tokenizer};
@@ -16,7 +17,8 @@ use text::{ChatSetup, ChatTemplate, Tokenizer};
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
     pub device: Device,
-    /// The type of weights in memory; `None` keeps the checkpoint's (see [`choose`]; elsewhere than on the CPU f16 stays, too).
+    /// The type of weights in memory; `None` keeps the checkpoint's (see [`Kept::of`]; elsewhere than on the CPU f16 stays, and blocks are
+    /// dequantised).
     pub format: Option<WeightFormat>,
     /// The chat template, if it is not the model's own, and its variables.
     pub chat: ChatSetup,
@@ -41,9 +43,6 @@ pub struct LanguageModel {
     sampling: SamplingDefaults,
 }
 
-/// The name of the embedding table.
-const EMBEDDING: &str = "model.embed_tokens.weight";
-
 /// Gives the decoder its tensors for serving: packed linear layers on the CPU, tensors in the checkpoint's dtype elsewhere.
 struct Serving<'a> {
     checkpoint: &'a Checkpoint,
@@ -60,8 +59,8 @@ impl Serving<'_> {
         let stored = self.stored(name);
         match (self.options.format, self.options.device.is_cpu()) {
             (None, _) => stored,
-            // Packing widens f16 and bf16 itself.
-            (Some(_), true) if stored != DType::F32 => stored,
+            // Packing widens f16 and bf16 itself, and quantises any of them.
+            (Some(format), true) if stored != DType::F32 || format.grid().is_some() => stored,
             (Some(format), _) => format.dtype(),
         }
     }
@@ -82,17 +81,32 @@ impl ParameterSource for Serving<'_> {
 
     fn linear(&mut self, path: &str, shape: [usize; 2], bias: bool) -> Result<Linear, ModelError> {
         let name = format!("{path}.weight");
-        let weight = self.tensor(&name, &shape)?;
         let bias = match bias {
             true => Some(self.tensor(&format!("{path}.bias"), &shape[..1])?),
             false => None,
         };
         if !self.options.device.is_cpu() {
-            return Ok(Linear::plain(weight, bias, None));
+            return Ok(Linear::plain(self.tensor(&name, &shape)?, bias, None));
         }
-        let format = choose(self.stored(&name), self.options.format);
-        let packed = PackedLinear::from_tensor(&weight, bias.as_ref(), format)?;
+        let packed = match Kept::of(self.checkpoint, &name, self.options.format) {
+            Kept::AsStored(grid) => {
+                pack_stored(self.checkpoint, &name, shape, grid, bias.as_ref())?
+            }
+            Kept::In(format) => {
+                let weight = self.tensor(&name, &shape)?;
+                PackedLinear::from_tensor(&weight, bias.as_ref(), format)
+                    .map_err(|error| ModelError::Input(format!("tensor `{name}`: {error}")))?
+            }
+        };
         Ok(Linear::packed(packed, None))
+    }
+
+    fn embedding(&mut self, shape: [usize; 2]) -> Result<Linear, ModelError> {
+        let quantised = Kept::of(self.checkpoint, EMBEDDING, self.options.format).quantised();
+        match quantised && self.options.device.is_cpu() {
+            true => self.linear("model.embed_tokens", shape, false),
+            false => Ok(Linear::plain(self.tensor(EMBEDDING, &shape)?, None, None)),
+        }
     }
 }
 
@@ -100,8 +114,16 @@ impl LanguageModel {
     /// Loads a directory in Hugging Face layout; see [`super::hub::resolve`] for GGUF files.
     ///
     /// # Errors
-    /// Errors with the name of the file or tensor that is missing, damaged or does not fit.
+    /// Errors with the name of the file or tensor that is missing, damaged or does not fit, or of a type of weights that the device does not
+    /// have.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
+        if let Some(format) = options.format.filter(|format| format.grid().is_some())
+            && !options.device.is_cpu()
+        {
+            return Err(ModelError::Input(format!(
+                "weights in {format} are served on the CPU only"
+            )));
+        }
         let config = ModelConfig::from_dir(dir)?;
         let checkpoint = Checkpoint::open(dir)?.check_finite(true);
         let tied = config.spec.tie_word_embeddings;

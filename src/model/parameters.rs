@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::kept::EMBEDDING;
 use super::{DecoderSpec, ModelError};
 use kernels::nn::{Linear, Lora};
 
@@ -26,6 +27,14 @@ pub trait ParameterSource {
             false => None,
         };
         Ok(Linear::plain(weight, bias, self.lora(path)?))
+    }
+
+    /// Returns the embedding of a model whose head is another matrix: only rows of it are looked up.
+    ///
+    /// # Errors
+    /// Same as [`Self::tensor`].
+    fn embedding(&mut self, shape: [usize; 2]) -> Result<Linear, ModelError> {
+        Ok(Linear::plain(self.tensor(EMBEDDING, &shape)?, None, None))
     }
 
     /// Returns the adapter of the linear layer at `path`, if it has one.

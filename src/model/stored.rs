@@ -170,8 +170,13 @@ impl Stored {
             RowOrder::Plain => convert(self.raw(), &self.format, self.count(), to),
             RowOrder::Paired { .. } => self.reordered(to),
         };
-        self.file.release(&self.bytes);
+        self.release();
         values
+    }
+
+    /// Releases the file's pages.
+    pub fn release(&self) {
+        self.file.release(&self.bytes);
     }
 
     fn count(&self) -> usize {
@@ -217,8 +222,8 @@ impl Stored {
                     true => own == others,
                     false => chunk(&self.format, own) == chunk(&other.format, others),
                 });
-        self.file.release(&self.bytes);
-        other.file.release(&other.bytes);
+        self.release();
+        other.release();
         equal
     }
 }

@@ -194,18 +194,66 @@ impl Checkpoint {
         self.tensors.get(name)?.format.dtype()
     }
 
-    /// Returns the blocks of a quantised matrix; none if the tensor is not quantised.
-    pub fn quantized(&self, name: &str) -> Option<QuantizedMatrix<'_>> {
+    /// Returns the format of a quantised matrix; none if the tensor is not quantised.
+    pub fn blocks(&self, name: &str) -> Option<BlockFormat> {
         let stored = self.tensors.get(name)?;
-        let (Format::Blocks(format), &[out, width]) = (&stored.format, &stored.shape[..]) else {
-            return None;
+        match (&stored.format, &stored.shape[..]) {
+            (Format::Blocks(format), [_, _]) => Some(*format),
+            _ => None,
+        }
+    }
+
+    /// Reads a quantised matrix of this shape.
+    ///
+    /// # Errors
+    /// Errors as [`Checkpoint::tensor`], and with [`ModelError::TensorDtype`] if the tensor is not quantised.
+    pub fn quantized(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<QuantizedMatrix<'_>, ModelError> {
+        let stored = self.stored(name, &shape)?;
+        let Format::Blocks(format) = &stored.format else {
+            return Err(ModelError::TensorDtype {
+                path: stored.file.path.clone(),
+                name: name.to_owned(),
+                found: "not quantised".to_owned(),
+            });
         };
-        Some(QuantizedMatrix {
+        Ok(QuantizedMatrix {
             format: *format,
-            shape: [out, width],
+            shape,
             blocks: stored.raw(),
             order: stored.order,
         })
+    }
+
+    /// Releases the file's pages of a tensor that has been read.
+    pub(crate) fn release(&self, name: &str) {
+        if let Some(stored) = self.tensors.get(name) {
+            stored.release();
+        }
+    }
+
+    /// Returns a tensor of this shape, and marks it as read.
+    fn stored(&self, name: &str, expected: &[usize]) -> Result<&Stored, ModelError> {
+        let Some(stored) = self.tensors.get(name) else {
+            return Err(ModelError::MissingTensor {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                expected: expected.to_vec(),
+            });
+        };
+        stored.mark_read();
+        if stored.shape != expected {
+            return Err(ModelError::TensorShape {
+                path: stored.file.path.clone(),
+                name: name.to_owned(),
+                expected: expected.to_vec(),
+                found: stored.shape.clone(),
+            });
+        }
+        Ok(stored)
     }
 
     /// Returns the header's `__metadata__` (of a single file).
@@ -226,22 +274,7 @@ impl Checkpoint {
         device: &Device,
     ) -> Result<Tensor, ModelError> {
         let expected = expected.into();
-        let Some(stored) = self.tensors.get(name) else {
-            return Err(ModelError::MissingTensor {
-                path: self.path.clone(),
-                name: name.to_owned(),
-                expected: expected.into_dims(),
-            });
-        };
-        stored.mark_read();
-        if stored.shape != expected.dims() {
-            return Err(ModelError::TensorShape {
-                path: stored.file.path.clone(),
-                name: name.to_owned(),
-                expected: expected.into_dims(),
-                found: stored.shape.clone(),
-            });
-        }
+        let stored = self.stored(name, expected.dims())?;
         if let Format::Other(found) = &stored.format {
             return Err(ModelError::TensorDtype {
                 path: stored.file.path.clone(),

@@ -63,6 +63,7 @@ pub struct EngineMetrics {
     pub requests_waiting: IntGauge,
     pub requests_by_weights: IntGaugeVec,
     pub kv_cache_usage: Gauge,
+    pub weights_bytes: IntGaugeVec,
     pub prompt_tokens: IntCounter,
     pub generation_tokens: IntCounter,
     pub prefix_cache_queries: IntCounter,
@@ -309,6 +310,7 @@ impl EngineMetrics {
         Self {
             requests_running: table.gauge("num_requests_running", "Sequences in the running batch."),
             requests_waiting: table.gauge("num_requests_waiting", "Requests waiting to be scheduled."),
+            weights_bytes: table.gauges("weights_bytes", "Bytes of the base's weight matrices in memory, by their type.", &["type"]),
             requests_by_weights: table.gauges("num_requests_by_weights", "Waiting and running sequences, by weights.", &["weights"]),
             kv_cache_usage: table.fraction("kv_cache_usage_perc", "Share of KV cache blocks in use, 0 to 1."),
             prompt_tokens: table.counter("prompt_tokens", "Prompt tokens of scheduled requests, including cached tokens."),

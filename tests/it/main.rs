@@ -24,6 +24,7 @@ mod settings_reference;
 mod spans;
 mod support;
 mod weights_files;
+mod weights_types;
 
 /// An allocator that records the largest allocation. No damaged file may ask for more memory than there is.
 #[global_allocator]

@@ -10,6 +10,7 @@
 //! | `metadata` | values by key |
 //! | `kinds` | types of tensors and their blocks |
 //! | `tensors` | the table of tensors |
+//! | `groups` | blocks as groups of integers |
 //! | `names` | the tensors as those of a checkpoint |
 //! | `config`, `rope` | the configuration |
 //! | `vocabulary` | the tokenizer and its chat template |
@@ -17,6 +18,7 @@
 
 mod config;
 mod cursor;
+mod groups;
 mod kinds;
 mod metadata;
 mod names;

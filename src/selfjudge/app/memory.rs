@@ -8,15 +8,15 @@ use super::AppError;
 use engine::EngineConfig;
 use kernels::{
     device::{Available, PROGRAM, size},
-    linear::{WeightFormat, choose},
+    linear::WeightFormat,
 };
-use model::{Checkpoint, DecoderSpec, ModelConfig, ModelError};
+use model::{Checkpoint, DecoderSpec, Kept, ModelConfig, ModelError};
 use train::{dpo::DpoConfig, memory::kept_activations};
 
 /// The memory needed at the start, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Needed {
-    /// The weights as stored in memory: bf16 unchanged, other types as f32, unless another format is asked for.
+    /// The weights as they are kept in memory; see [`Kept::of`].
     weights: u64,
     /// The KV cache.
     cache: u64,
@@ -53,21 +53,23 @@ impl Footprint {
         let spec = ModelConfig::from_dir(dir)?.spec;
         let checkpoint = Checkpoint::open(dir)?;
         let (mut weights, mut numbers) = (0_u64, 0_u64);
-        let mut weights_dtype = DType::F32;
         for name in checkpoint.names() {
             let shape = checkpoint.shape(name).unwrap_or_default();
             let count = shape
                 .iter()
                 .fold(1_u64, |all, &one| all.saturating_mul(one as u64));
-            let stored = checkpoint.dtype(name).unwrap_or(DType::F32);
-            let dtype = choose(stored, format).dtype();
-            if dtype == DType::BF16 {
-                weights_dtype = dtype;
-            }
-            let bytes = dtype.size_in_bytes() as u64;
+            let bytes = match shape {
+                [n, k] => Kept::of(&checkpoint, name, format).bytes(*n as u64, *k as u64),
+                _ => WeightFormat::F32.bytes(1, count),
+            };
             numbers = numbers.saturating_add(count);
-            weights = weights.saturating_add(count.saturating_mul(bytes));
+            weights = weights.saturating_add(bytes);
         }
+        let head = match spec.tie_word_embeddings {
+            true => "model.embed_tokens.weight",
+            false => "lm_head.weight",
+        };
+        let weights_dtype = Kept::of(&checkpoint, head, format).dtype();
         let tokenizer = std::fs::metadata(dir.join("tokenizer.json")).map_or(0, |file| file.len());
         Ok(Self {
             spec,
@@ -234,6 +236,33 @@ mod tests {
             let refused = needed(&engine, false).check(Some(available), true);
             let error = refused.unwrap_err().to_string();
             assert!(error.contains("the program"), "{cache} of {limit}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_weights_are_counted_as_they_are_kept() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
+        let mut before = u64::MAX;
+        for format in ["f32", "bf16", "int8", "int4"] {
+            let format = Some(format.parse().unwrap());
+            let counted = Footprint::of(&dir, format).unwrap();
+            let options = model::LoadOptions {
+                format,
+                ..model::LoadOptions::default()
+            };
+            let model = model::LanguageModel::load(&dir, &options).unwrap();
+            let kept = model.decoder().bytes() as u64;
+            // Norms are counted too.
+            assert!(
+                (kept..kept + 16 * 1024).contains(&counted.weights),
+                "{format:?}"
+            );
+            assert_eq!(counted.weights_dtype(), model.decoder().weights_dtype());
+            assert!(
+                kept < before / 10 * 6 + before / 100,
+                "{format:?}: {kept} of {before}"
+            );
+            before = kept;
         }
     }
 

@@ -123,6 +123,8 @@ pub struct TrafficOptions {
 /// A running program without its sockets.
 pub struct App {
     pub model_name: String,
+    /// The type of the weights in memory; see [`Decoder::weights`](model::Decoder::weights).
+    pub weights: String,
     /// The callers' routes.
     pub router: Router,
     /// The operators' routes, for a separate listener.
@@ -177,6 +179,7 @@ impl App {
         let first = config.adapter.as_deref().map(Adapter::load).transpose();
         let first = first.map_err(LearnError::from)?;
         let decoder = model.decoder().clone();
+        let weights = decoder.weights();
         let store = match &first {
             Some(Adapter { config, weights }) => {
                 WeightStore::with_adapter(decoder, config, weights)?
@@ -306,6 +309,7 @@ impl App {
         let state = shared.into_state();
         Ok(Self {
             model_name: config.model_name,
+            weights,
             router: router(state.clone(), &config.http),
             admin_router: admin_router(state.clone(), &config.http),
             metrics_router: metrics_router(state, &config.http),

@@ -8,6 +8,7 @@ use crate::app::ModelFiles;
 use crate::eval::ModelSubject;
 use engine::InlineEngine;
 use judge::{Judge, JudgeTemplate, principles_from_model_dir};
+use kernels::linear::WeightFormat;
 use model::{LanguageModel, LoadOptions, WeightStore};
 
 /// A model with the judge that its directory describes.
@@ -18,8 +19,8 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Loads a model directory, a GGUF file or a hub id, or without one the embedded model, with an adapter and a judge template. Its answers
-    /// have at most `max_new_tokens` tokens.
+    /// Loads a model directory, a GGUF file or a hub id, or without one the embedded model, with an adapter and a judge template. Its weights
+    /// are kept in `format`, or as the checkpoint has them, and its answers have at most `max_new_tokens` tokens.
     ///
     /// # Errors
     /// A model, an adapter or a template that cannot be loaded.
@@ -28,12 +29,14 @@ impl Loaded {
         adapter: Option<&PathBuf>,
         template: Option<&str>,
         max_new_tokens: usize,
+        format: Option<WeightFormat>,
         device: Device,
     ) -> anyhow::Result<Self> {
         let files = ModelFiles::resolve(model)?;
         let dir = files.path();
         let options = LoadOptions {
             device,
+            format,
             ..LoadOptions::default()
         };
         let model = LanguageModel::load(dir, &options)?;

@@ -17,7 +17,7 @@ use super::prompt_args::PromptArgs;
 use super::runtime::runtime;
 use super::sockets::{Banner, Sockets};
 use super::stop_signals::StopSignals;
-use super::values::{address, bytes, fraction, ip, name, positive, share, some_bytes};
+use super::values::{Weights, address, bytes, fraction, ip, name, positive, share, some_bytes};
 use crate::app::{App, AppConfig, LearnOptions, ModelFiles, OnDeath, model_name};
 use crate::http::{
     ApiKeys, ConnectionLimits, Cors, HttpConfig, JudgingPolicy, RateLimit, TrustedProxies,
@@ -25,7 +25,7 @@ use crate::http::{
 use crate::learn::LearnConfig;
 use engine::{EngineConfig, KvCacheDtype, QueueLimits, TenantShare};
 use judge::OnDisagreement;
-use kernels::{device::ArbiterConfig, linear::WeightFormat};
+use kernels::device::ArbiterConfig;
 use telemetry::LogFormat;
 
 #[derive(Debug, Args)]
@@ -33,10 +33,17 @@ pub struct ServeArgs {
     /// A model directory, a GGUF file or a hub id; by default the pocket model that is part of the program.
     #[arg(long, env = "SELFJUDGE_MODEL")]
     model: Option<String>,
-    /// Type of the weights in memory: f32, or bf16, which takes half the memory. By default bf16 for a checkpoint in bf16, and f32 for all
-    /// others, quantised ones too. Not for a server that learns: it trains the checkpoint's own numbers.
-    #[arg(long, conflicts_with = "learn", env = "SELFJUDGE_DTYPE")]
-    dtype: Option<WeightFormat>,
+    /// Type of the weights in memory: auto, f32, bf16, int8 or int4; a weight takes 4, 2, 1.06 or 0.56 bytes. int8 and int4 quantise any
+    /// checkpoint, and with int4 the embedding and the head are int8. auto keeps what the checkpoint has: bf16 for one in bf16, a GGUF
+    /// file's own integers, and f32 for all others. Not for a server that learns: it trains the checkpoint's own numbers.
+    #[arg(
+        long,
+        visible_alias = "dtype",
+        default_value = "auto",
+        conflicts_with = "learn",
+        env = "SELFJUDGE_WEIGHTS"
+    )]
+    weights: Weights,
     /// A PEFT adapter directory to apply to the model. With --learn, learning continues from it.
     #[arg(long)]
     adapter: Option<PathBuf>,
@@ -346,7 +353,7 @@ impl ServeArgs {
                 None => model_name(named),
             },
             model: ModelFiles::resolve(named)?,
-            format: self.dtype,
+            format: self.weights.0,
             adapter: self.adapter.clone(),
             prompts: self.prompts.options(),
             device,

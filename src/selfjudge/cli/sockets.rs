@@ -103,9 +103,10 @@ impl Banner {
         if let Some((_, address)) = &sockets.common {
             let capacity = app.capacity;
             lines.push(format!(
-                "{} on {scheme}://{address}: {} tokens of KV cache ({} MiB of {}), enough for {} full contexts of up to {}, {} sequences at \
+                "{} on {scheme}://{address}: weights in {}, {} tokens of KV cache ({} MiB of {}), enough for {} full contexts of up to {}, {} sequences at \
                  once",
                 app.model_name,
+                app.weights,
                 capacity.kv_tokens,
                 capacity.kv_bytes >> 20,
                 capacity.kv_dtype.as_str(),

@@ -1,8 +1,29 @@
 //! Parsers for argument values: addresses, sizes and shares.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
 
 use engine::TenantShare;
+use kernels::linear::WeightFormat;
+
+/// The type of the weights in memory; none for `auto`, the checkpoint's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Weights(pub Option<WeightFormat>);
+
+impl FromStr for Weights {
+    type Err = String;
+
+    /// Parses `auto` or the name of a format.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self(None)),
+            _ => text
+                .parse()
+                .map(|format| Self(Some(format)))
+                .map_err(|_| format!("`{text}` is not one of auto, f32, bf16, int8 and int4")),
+        }
+    }
+}
 
 /// Parses an address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`, or a port of 127.0.0.1.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {

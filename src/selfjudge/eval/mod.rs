@@ -2,6 +2,7 @@
 
 pub mod judge;
 pub mod metrics;
+pub mod perplexity;
 pub mod stats;
 pub mod subject;
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use kernels::linear::WeightFormat;
 use model::{
     Checkpoint, LanguageModel, LoadOptions, ModelConfig,
     gguf::{GgufFile, unpack},
@@ -44,9 +45,15 @@ fn blocks_of_every_type_have_the_values_of_the_reference() {
             .unwrap();
         let narrow = read(DType::BF16).to_dtype(DType::F32).unwrap();
         assert_eq!(bits(&narrow), bits(&rounded), "{name}");
-        let quantized = checkpoint.quantized(&name);
-        assert_eq!(quantized.is_some(), name.starts_with('Q'), "{name}");
-        if let Some(matrix) = quantized {
+        let quantized = name.starts_with('Q');
+        assert_eq!(checkpoint.blocks(&name).is_some(), quantized, "{name}");
+        let [n, k] = shape[..] else {
+            panic!("{name}: {shape:?}")
+        };
+        let matrix = checkpoint.quantized(&name, [n, k]);
+        assert_eq!(matrix.is_ok(), quantized, "{name}");
+        assert!(checkpoint.quantized(&name, [n, k + 32]).is_err());
+        if let Ok(matrix) = matrix {
             let blocks = matrix.shape[0] * matrix.shape[1] / matrix.format.values;
             assert_eq!(
                 (matrix.format.name, matrix.order),
@@ -110,6 +117,59 @@ fn a_model_is_resolved_from_a_file_and_its_directory_ends_with_it() {
     assert!(model.chat_template().special_tokens().eos() == Some("</s>"));
     drop(dir);
     assert!(!held.exists());
+}
+
+/// Returns the logits after a few tokens.
+fn logits(model: &LanguageModel) -> Vec<f32> {
+    let logits = dense(model.decoder(), &[&[1, 40, 50, 60, 3, 79, 7]]);
+    logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn a_quantised_model_keeps_its_integers_and_computes_with_them() {
+    let path = data("gguf").join("llama_bias_quantised.gguf");
+    let dir = hub::resolve(path.to_str().unwrap()).unwrap();
+    let load = |format: Option<WeightFormat>| {
+        let options = LoadOptions {
+            format,
+            ..LoadOptions::default()
+        };
+        LanguageModel::load(dir.path(), &options).unwrap()
+    };
+    let (own, wide) = (load(None), load(Some(WeightFormat::F32)));
+    // One matrix has rows of 24 numbers, which blocks do not hold.
+    assert_eq!(own.decoder().weights(), "f32+int4+int8");
+    assert_eq!(wide.decoder().weights(), "f32");
+    assert!(own.decoder().bytes() * 3 < wide.decoder().bytes());
+    let (mine, exact) = (logits(&own), logits(&wide));
+    let largest = exact.iter().fold(0f32, |all, x| all.max(x.abs()));
+    for (at, (mine, exact)) in mine.iter().zip(&exact).enumerate() {
+        // Only activations are rounded.
+        assert!(
+            (mine - exact).abs() < 0.02 * largest,
+            "{at}: {mine} for {exact} of {largest}"
+        );
+    }
+    // The rows of the embedding are those of the dequantised table.
+    let ids: Vec<u32> = (0..80).collect();
+    let rows = |model: &LanguageModel| -> Vec<Vec<f32>> {
+        model.decoder().embed(&ids).unwrap().to_vec2().unwrap()
+    };
+    assert_eq!(rows(&own), rows(&wide));
+    let (eight, four) = (
+        load(Some(WeightFormat::Int8)),
+        load(Some(WeightFormat::Int4)),
+    );
+    assert_eq!(eight.decoder().weights(), "int8");
+    // The head of a model in four bits has eight.
+    assert_eq!(four.decoder().weights(), "int4+int8");
+    assert!(four.decoder().bytes() < eight.decoder().bytes());
+    let difference = |own: &LanguageModel| {
+        let pairs = logits(own).into_iter().zip(&exact);
+        pairs.fold(0f32, |all, (own, exact)| all.max((own - exact).abs())) / largest
+    };
+    let (eight, four) = (difference(&eight), difference(&four));
+    assert!(eight < 0.03 && four < 0.5 && eight < four, "{eight} {four}");
 }
 
 /// Writes the file with changes of its metadata, and returns the error of unpacking it.

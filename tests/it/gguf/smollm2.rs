@@ -24,6 +24,16 @@ fn load(format: Option<WeightFormat>) -> LanguageModel {
     LanguageModel::load(dir.path(), &options).unwrap()
 }
 
+fn engine(model: &LanguageModel) -> InlineEngine {
+    let config = EngineConfig {
+        max_model_len: Some(256),
+        kv_cache_memory: 64 << 20,
+        ..EngineConfig::default()
+    };
+    let weights = WeightStore::new(model.decoder().clone());
+    InlineEngine::with_config(weights, &config).unwrap()
+}
+
 fn golden(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(data("gguf").join(name)).unwrap()).unwrap()
 }
@@ -39,13 +49,7 @@ fn ids(value: &Value) -> Vec<u32> {
 )]
 fn greedy_answers_are_those_of_transformers() {
     let model = load(Some(WeightFormat::F32));
-    let config = EngineConfig {
-        max_model_len: Some(256),
-        kv_cache_memory: 64 << 20,
-        ..EngineConfig::default()
-    };
-    let weights = WeightStore::new(model.decoder().clone());
-    let mut engine = InlineEngine::with_config(weights, &config).unwrap();
+    let mut engine = engine(&model);
     let golden = golden("smollm2.json");
     let answers = golden["answers"].as_array().unwrap();
     assert_eq!(answers.len(), 5);
@@ -68,6 +72,40 @@ fn greedy_answers_are_those_of_transformers() {
         let text = model.tokenizer().decode(&own, false).unwrap();
         assert_eq!(text, answer["text"].as_str().unwrap());
     }
+}
+
+#[test]
+#[cfg_attr(
+    not(has_smollm2),
+    ignore = "needs SmolLM2 in a GGUF file: SELFJUDGE_REQUIRE=smollm2"
+)]
+fn its_own_integers_find_the_same_tokens_the_most_probable() {
+    let golden = golden("smollm2.json");
+    let answers = golden["answers"].as_array().unwrap();
+    let whole = |answer: &Value| [ids(&answer["prompt_ids"]), ids(&answer["ids"])].concat();
+    let texts: Vec<Vec<u32>> = answers.iter().map(whole).collect();
+    let model = load(None);
+    assert_eq!(model.decoder().weights(), "int4+int8");
+    // About the size of the file.
+    let size = std::fs::metadata(file()).unwrap().len() as usize;
+    let bytes = model.decoder().bytes();
+    assert!(
+        bytes < size + size / 20,
+        "{bytes} bytes for a file of {size}"
+    );
+    let mut engine = engine(&model);
+    let (mut equal, mut all) = (0, 0);
+    for (answer, scores) in answers
+        .iter()
+        .zip(engine.prompt_logprobs(&texts, 1).unwrap())
+    {
+        let first = ids(&answer["prompt_ids"]).len();
+        for (id, score) in ids(&answer["ids"]).iter().zip(&scores[first - 1..]) {
+            equal += usize::from(score.logprobs.top[0].0 == *id);
+            all += 1;
+        }
+    }
+    assert!(all >= 200 && equal * 100 >= all * 97, "{equal} of {all}");
 }
 
 #[test]

@@ -125,7 +125,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 fn load(model: Option<&str>, adapter: Option<&PathBuf>, device: Device) -> anyhow::Result<Loaded> {
     /// The bound of an answer in tokens. No right answer of the world is longer.
     const MAX_NEW_TOKENS: usize = 64;
-    Loaded::open(model, adapter, None, MAX_NEW_TOKENS, device)
+    Loaded::open(model, adapter, None, MAX_NEW_TOKENS, None, device)
 }
 
 #[cfg(test)]

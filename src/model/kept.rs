@@ -1,0 +1,96 @@
+//! How the matrices of a checkpoint are kept in memory for serving on the CPU.
+
+use candle_core::{DType, Tensor};
+
+use super::{Checkpoint, ModelError};
+use kernels::linear::{Grid, PackedLinear, WeightFormat, choose};
+
+/// The names of the embedding and the head, whose rounding costs more than that of other matrices.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
+
+/// How a matrix is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Packed in this format from its numbers.
+    In(WeightFormat),
+    /// With the integers that its file has.
+    AsStored(Grid),
+}
+
+impl Kept {
+    /// Returns how this matrix is kept if all are asked for in the format `asked`. Without it a matrix keeps the form that the checkpoint
+    /// has, or the nearest one: bf16 stays bf16, f16 and f32 become f32, and blocks of a GGUF file stay their integers, or become int8 if
+    /// groups of 32 do not hold them. The embedding and the head of a model in int4 are int8.
+    pub fn of(checkpoint: &Checkpoint, name: &str, asked: Option<WeightFormat>) -> Self {
+        let stored = checkpoint.dtype(name).unwrap_or(DType::F32);
+        match (asked, checkpoint.blocks(name)) {
+            (Some(WeightFormat::Int4), _) if [EMBEDDING, HEAD].contains(&name) => {
+                Self::In(WeightFormat::Int8)
+            }
+            (None, Some(blocks)) => match blocks.grid() {
+                Some(grid) => Self::AsStored(grid),
+                None => Self::In(WeightFormat::Int8),
+            },
+            _ => Self::In(choose(stored, asked)),
+        }
+    }
+
+    /// Returns whether its numbers are integers with scales.
+    pub fn quantised(self) -> bool {
+        match self {
+            Self::In(format) => format.grid().is_some(),
+            Self::AsStored(_) => true,
+        }
+    }
+
+    /// Returns the dtype that goes with it; see [`WeightFormat::dtype`].
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::In(format) => format.dtype(),
+            Self::AsStored(_) => WeightFormat::Int8.dtype(),
+        }
+    }
+
+    /// Returns the bytes of a matrix `[n, k]`.
+    pub fn bytes(self, n: u64, k: u64) -> u64 {
+        match self {
+            Self::In(format) => format.bytes(n, k),
+            Self::AsStored(grid) => n.saturating_mul(grid.row_bytes(k)),
+        }
+    }
+}
+
+/// Packs the blocks of a quantised matrix without rounding them again.
+///
+/// # Errors
+/// Errors if the tensor is missing, has another shape or a scale that is not finite.
+pub(crate) fn pack_stored(
+    checkpoint: &Checkpoint,
+    name: &str,
+    shape: [usize; 2],
+    grid: Grid,
+    bias: Option<&Tensor>,
+) -> Result<PackedLinear, ModelError> {
+    let matrix = checkpoint.quantized(name, shape)?;
+    let bias = bias
+        .map(|bias| bias.to_dtype(DType::F32)?.to_vec1::<f32>())
+        .transpose()?;
+    let [out, width] = shape;
+    let row = width / matrix.format.values * matrix.format.bytes;
+    let packed = PackedLinear::of_groups((out, width), grid, bias.as_deref(), |at, to| {
+        let start = matrix.order.source(at, out) * row;
+        matrix
+            .format
+            .read_groups(&matrix.blocks[start..start + row], to);
+        if to
+            .iter()
+            .any(|group| !group.scale.is_finite() || !group.offset.is_finite())
+        {
+            candle_core::bail!("tensor `{name}` has a scale that is not finite, in row {at}");
+        }
+        Ok(())
+    });
+    checkpoint.release(name);
+    Ok(packed?)
+}
