@@ -28,6 +28,8 @@ pub(super) enum Sign {
     Card,
     /// A telephone number.
     Phone,
+    /// A list of numbers.
+    List,
     /// A date of birth.
     Birth,
     /// A secret that starts with the word; the index is into [`super::secrets::tokens`].

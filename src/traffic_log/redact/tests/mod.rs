@@ -10,6 +10,7 @@ mod network;
 mod passwords;
 mod phones;
 mod private_keys;
+mod public;
 mod secrets;
 mod spellings;
 

@@ -2,6 +2,7 @@
 //! their grouping, and any that a word like `tel.` announces.
 
 mod countries;
+mod listed;
 
 use std::ops::Range;
 
@@ -12,6 +13,7 @@ use crate::redact::scan::{Scan, is_word};
 use crate::redact::words::{Hits, Sign, Word, whole};
 
 use countries::{calling_code, is_national};
+use listed::{is_listed, is_mixed};
 
 /// The maximum distance in bytes between a number and the word before it that announces it.
 const REACH: usize = 28;
@@ -144,6 +146,29 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
         ],
         Sign::Phone,
     )
+    .chain(listed::words())
+}
+
+/// Returns whether a byte ends a number in a text: a space or a mark of punctuation.
+fn is_separator_of_words(byte: u8) -> bool {
+    matches!(
+        byte,
+        b' ' | b'\t'
+            | b'\n'
+            | b'\r'
+            | b','
+            | b'.'
+            | b';'
+            | b':'
+            | b'?'
+            | b'!'
+            | b'"'
+            | b'\''
+            | b'('
+            | b')'
+            | b'['
+            | b']'
+    )
 }
 
 /// A number as it is written: its groups of digits, and its start including brackets and a plus.
@@ -176,7 +201,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
                         && is_said(scan, last..word)
                 },
             );
-        if let Some(end) = number(scan, &written, announced) {
+        if let Some(end) = number(scan, hits, &written, announced) {
             let number = scan.bytes(written.start..end);
             // A bracket that opens before the number and closes within it.
             let within = number.iter().find(|byte| matches!(byte, b'(' | b')'));
@@ -261,7 +286,7 @@ fn follows_group(scan: &Scan, start: usize) -> bool {
 }
 
 /// Returns the end of the longest telephone number among the first groups.
-fn number(scan: &Scan, written: &Written, announced: bool) -> Option<usize> {
+fn number(scan: &Scan, hits: &Hits<'_>, written: &Written, announced: bool) -> Option<usize> {
     let mut read = Vec::with_capacity(24);
     let mut ends = Vec::with_capacity(written.groups.len());
     for group in &written.groups {
@@ -286,9 +311,11 @@ fn number(scan: &Scan, written: &Written, announced: bool) -> Option<usize> {
             }
             (false, false) => {
                 has_trunk_zero(scan, written, groups, number)
-                    || is_national(scan, written.start, written.bracket, groups, number)
+                    || (is_national(scan, written.start, written.bracket, groups, number)
+                        && (announced || written.bracket || !is_listed(scan, hits, groups)))
                     || (announced
                         && ANNOUNCED.contains(count)
+                        && !is_mixed(groups)
                         && !is_date(scan, groups)
                         && !is_decimal(scan, groups))
             }
