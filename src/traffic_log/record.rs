@@ -204,6 +204,25 @@ stored_words!(
     Tournament => "tournament", OnPolicy => "on_policy", Feedback => "feedback", Contrast => "contrast", Imported => "imported",
 );
 
+impl std::str::FromStr for PairSource {
+    type Err = String;
+
+    /// Parses a source as pairs name it.
+    fn from_str(word: &str) -> std::result::Result<Self, String> {
+        // Earlier versions took this spelling on the command line.
+        let word = if word == "on-policy" {
+            "on_policy"
+        } else {
+            word
+        };
+        Self::stored(word).map_err(|_| {
+            format!(
+                "unknown source `{word}`; use tournament, on_policy, feedback, contrast or imported"
+            )
+        })
+    }
+}
+
 /// A preference pair of two samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PairBody)]

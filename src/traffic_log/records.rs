@@ -23,6 +23,14 @@ use super::{
 /// Bytes per permit of the queue's semaphore.
 pub(super) const QUEUE_UNIT: usize = 1024;
 
+/// The result of appending a record.
+#[derive(Debug)]
+pub(super) struct Appended {
+    pub id: RecordId,
+    /// False if the record repeats the call of an earlier one, which has this id.
+    pub is_new: bool,
+}
+
 /// The records of the log.
 #[derive(Debug)]
 pub struct Records {
@@ -46,7 +54,15 @@ impl Records {
     /// the database cannot write; with [`LogError::PrincipalQuota`] or [`LogError::Full`] if there is no room; with
     /// [`LogError::IdempotencyReused`] if its key belongs to another request; with [`LogError::Redaction`]; and with
     /// [`LogError::Invalid`] for a record without consent to retention or with indices out of range.
-    pub async fn append(&self, mut record: NewRecord) -> Result<RecordId> {
+    pub async fn append(&self, record: NewRecord) -> Result<RecordId> {
+        Ok(self.append_or_find(record).await?.id)
+    }
+
+    /// Appends a record as [`Self::append`] does, and returns whether it is new or repeats the call of an earlier one.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub(super) async fn append_or_find(&self, mut record: NewRecord) -> Result<Appended> {
         record.check()?;
         let (bytes, most) = (record.bytes(), self.max_record);
         if bytes > most {

@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use super::database::Database;
 use super::quota::Quotas;
 use super::record_write::{self, Inserted, NewRow};
-use super::{LogError, RecordId, Result, locked};
+use super::records::Appended;
+use super::{LogError, Result, locked};
 
 /// The maximum number of records per commit.
 const BATCH: usize = 256;
@@ -25,7 +26,7 @@ pub(super) struct Job {
     pub queued: Instant,
     /// The record's share of the queue's limit in bytes.
     pub _waiting: OwnedSemaphorePermit,
-    pub reply: oneshot::Sender<Result<RecordId>>,
+    pub reply: oneshot::Sender<Result<Appended>>,
 }
 
 /// The counters of the writer and its callers.
@@ -192,9 +193,9 @@ fn acknowledge(batch: Vec<Job>, ids: Vec<Inserted>, counters: &Counters) {
             Inserted::New(id) => {
                 counters.records.fetch_add(1, Ordering::Relaxed);
                 counters.appended.fetch_add(1, Ordering::Relaxed);
-                Ok(id)
+                Ok(Appended { id, is_new: true })
             }
-            Inserted::Known(id) => Ok(id),
+            Inserted::Known(id) => Ok(Appended { id, is_new: false }),
             Inserted::Refused(error) => Err(error),
         };
         // A caller that has gone does not wait for the id; the record stays committed.

@@ -47,9 +47,9 @@ pub struct ExportArgs {
     /// Only pairs whose prompt is plain text, or only those whose prompt is a conversation.
     #[arg(long, value_enum)]
     prompts: Option<Prompts>,
-    /// Only pairs of this source.
-    #[arg(long, value_enum)]
-    source: Option<Source>,
+    /// Only pairs of this source, as `source` in the exported pairs names it: tournament, on_policy, feedback, contrast or imported.
+    #[arg(long)]
+    source: Option<PairSource>,
     /// Only pairs whose chosen answer is better with at least this probability.
     #[arg(long, default_value_t = 0.0)]
     min_margin: f32,
@@ -110,27 +110,6 @@ impl From<Format> for PairFormat {
             Format::Jsonl => Self::Jsonl,
             Format::Json => Self::Json,
             Format::Parquet => Self::Parquet,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Source {
-    Tournament,
-    OnPolicy,
-    Feedback,
-    Contrast,
-    Imported,
-}
-
-impl From<Source> for PairSource {
-    fn from(source: Source) -> Self {
-        match source {
-            Source::Tournament => Self::Tournament,
-            Source::OnPolicy => Self::OnPolicy,
-            Source::Feedback => Self::Feedback,
-            Source::Contrast => Self::Contrast,
-            Source::Imported => Self::Imported,
         }
     }
 }
@@ -196,7 +175,7 @@ async fn export(args: ExportArgs) -> anyhow::Result<String> {
     );
     let log = TrafficLog::open(&args.salt.over(args.log.config(true)?)).await?;
     let filter = ExportFilter {
-        source: args.source.map(PairSource::from),
+        source: args.source,
         min_margin: args.min_margin,
         prompts: args.prompts.map(PromptKind::from),
     };
@@ -238,8 +217,13 @@ async fn import(args: ImportArgs) -> anyhow::Result<String> {
         &principal,
         consent,
     );
-    let Imported { pairs, skipped } = imported.await?;
+    let Imported {
+        new,
+        known,
+        skipped,
+    } = imported.await?;
     log.close().await;
+    let pairs = new + known;
     anyhow::ensure!(
         pairs > 0 || skipped.count == 0,
         "{}: no record can be used: {skipped}",
@@ -253,5 +237,14 @@ async fn import(args: ImportArgs) -> anyhow::Result<String> {
         "{}: the file has no records",
         args.file.display()
     );
-    Ok(format!("{pairs} pairs from {}", args.file.display()))
+    // The stricter consent of two imports applies, so without `--train` none of the file's pairs is trained on.
+    let consent = match (args.train, known) {
+        (true, 0) => "they may be trained on",
+        (true, _) => "the new ones may be trained on, the others keep their consent",
+        (false, _) => "they are kept and not trained on (--train permits it)",
+    };
+    Ok(format!(
+        "{new} new pairs from {}, {known} were there already; {consent}",
+        args.file.display()
+    ))
 }

@@ -27,7 +27,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The result of an import.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Imported {
-    pub pairs: u64,
+    /// The pairs that were added.
+    pub new: u64,
+    /// The pairs that the owner has already.
+    pub known: u64,
     /// The records that could not be used.
     pub skipped: Skipped,
 }
@@ -51,29 +54,34 @@ pub async fn import_pairs(
     let (sender, mut pairs) = mpsc::channel(TOGETHER);
     let file = file.to_owned();
     let reading = tokio::spawn(blocking(move || read(format, plain, &file, &sender)));
-    let mut imported = 0;
+    let (mut new, mut known) = (0, 0);
     let mut batch = Vec::with_capacity(TOGETHER);
     while pairs.recv_many(&mut batch, TOGETHER).await > 0 {
-        imported += batch.len() as u64;
         let records = batch.drain(..).map(|pair| record(pair, principal, consent));
-        try_join_all(records.map(|record| append_waiting(log, record))).await?;
+        for is_new in try_join_all(records.map(|record| append_waiting(log, record))).await? {
+            match is_new {
+                true => new += 1,
+                false => known += 1,
+            }
+        }
     }
     let skipped = reading
         .await
         .unwrap_or_else(|error| Err(LogError::File(error.to_string())))?;
     Ok(Imported {
-        pairs: imported,
+        new,
+        known,
         skipped,
     })
 }
 
-/// Appends a record, and waits while the queue is full: unlike serving, an import can wait.
-async fn append_waiting(log: &TrafficLog, record: NewRecord) -> Result<()> {
+/// Appends a record, and waits while the queue is full: unlike serving, an import can wait. Returns whether the record is new.
+async fn append_waiting(log: &TrafficLog, record: NewRecord) -> Result<bool> {
     loop {
-        match log.records.append(record.clone()).await {
+        match log.records.append_or_find(record.clone()).await {
             Err(LogError::Overloaded) => tokio::time::sleep(PAUSE).await,
             Err(error) => return Err(error),
-            Ok(_) => return Ok(()),
+            Ok(appended) => return Ok(appended.is_new),
         }
     }
 }

@@ -132,11 +132,11 @@ fn what_was_exported_can_be_imported_once() {
                 let written = export_pairs(&log, format, &filter, out).await.unwrap();
                 assert_eq!(written, 1);
             }
-            for _ in 0..2 {
+            for counts in [(1, 0), (0, 1)] {
                 for kind in [PromptKind::Plain, PromptKind::Conversation] {
                     let path = dir.path().join(format!("{kind:?}"));
                     let read = import(&log, Some(format), &path).await.unwrap();
-                    assert_eq!((read.pairs, read.skipped.count), (1, 0));
+                    assert_eq!(((read.new, read.known), read.skipped.count), (counts, 0));
                 }
             }
             assert_eq!(log.stats().records, 5, "a second import must add no record");
@@ -316,7 +316,7 @@ fn records_that_cannot_be_used_are_left_out_and_counted() {
         ];
         std::fs::write(&file, lines.join("\n")).unwrap();
         let read = import(&log, None, &file).await.unwrap();
-        assert_eq!((read.pairs, read.skipped.count), (2, 4));
+        assert_eq!((read.new, read.skipped.count), (2, 4));
         let records = imported(&log).await;
         assert_eq!(records.len(), 2);
         for record in records {
