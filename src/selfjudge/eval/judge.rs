@@ -149,7 +149,7 @@ mod tests {
             (report.consistent.hits, report.first_shown_wins.hits),
             (100, 100)
         );
-        assert!((report.label_mass_mean - 1.0).abs() < 1e-6);
+        assert!((report.label_mass_mean.unwrap() - 1.0).abs() < 1e-6);
         assert_eq!(report.ties.auc, Some(1.0));
     }
 

@@ -7,23 +7,20 @@ use serde::{Deserialize, Serialize};
 pub struct Share {
     pub hits: u64,
     pub total: u64,
-    /// The share, never NaN: 0 if `total` is 0.
-    pub share: f64,
-    pub low: f64,
-    pub high: f64,
+    /// The share; none if `total` is 0.
+    pub share: Option<f64>,
+    /// The bounds of its interval; none if `total` is 0.
+    pub low: Option<f64>,
+    pub high: Option<f64>,
 }
 
 impl Share {
     pub fn new(hits: u64, total: u64) -> Self {
-        let (low, high) = wilson(hits, total);
+        let (low, high) = wilson(hits, total).unzip();
         Self {
             hits,
             total,
-            share: if total == 0 {
-                0.0
-            } else {
-                hits as f64 / total as f64
-            },
+            share: (total > 0).then(|| hits as f64 / total as f64),
             low,
             high,
         }
@@ -40,34 +37,37 @@ impl Share {
     }
 }
 
-/// Returns the 95 % Wilson score interval (E. B. Wilson, 1927); (0, 1) if `total` is 0.
-pub fn wilson(hits: u64, total: u64) -> (f64, f64) {
+/// Returns the 95 % Wilson score interval (E. B. Wilson, 1927); none if `total` is 0.
+pub fn wilson(hits: u64, total: u64) -> Option<(f64, f64)> {
     const Z: f64 = 1.959_963_984_540_054;
     if total == 0 {
-        return (0.0, 1.0);
+        return None;
     }
     let (n, p) = (total as f64, hits as f64 / total as f64);
     let scale = 1.0 + Z * Z / n;
     let centre = p + Z * Z / (2.0 * n);
     let reach = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
-    (
+    Some((
         ((centre - reach) / scale).max(0.0),
         ((centre + reach) / scale).min(1.0),
-    )
+    ))
 }
 
 /// One bin of a reliability diagram.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Bin {
     pub count: u64,
-    pub mean_confidence: f64,
-    pub accuracy: f64,
+    /// The mean confidence; none in an empty bin.
+    pub mean_confidence: Option<f64>,
+    /// The share of right answers; none in an empty bin.
+    pub accuracy: Option<f64>,
 }
 
 /// Expected calibration error over bins of equal width of the confidence in the given answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    pub ece: f64,
+    /// The error; none without answers.
+    pub ece: Option<f64>,
     /// Bins of confidences from 0.5 to 1: the chosen one of two answers has at least 0.5.
     pub bins: Vec<Bin>,
 }
@@ -88,9 +88,13 @@ impl Calibration {
         let bins = sums
             .into_iter()
             .map(|(count, confidence, right)| {
-                let n = count.max(1) as f64;
-                let (mean_confidence, accuracy) = (confidence / n, right as f64 / n);
-                ece += count as f64 / answers.len() as f64 * (accuracy - mean_confidence).abs();
+                let means = (count > 0).then(|| {
+                    let n = count as f64;
+                    let (mean_confidence, accuracy) = (confidence / n, right as f64 / n);
+                    ece += n / answers.len() as f64 * (accuracy - mean_confidence).abs();
+                    (mean_confidence, accuracy)
+                });
+                let (mean_confidence, accuracy) = means.unzip();
                 Bin {
                     count,
                     mean_confidence,
@@ -99,7 +103,7 @@ impl Calibration {
             })
             .collect();
         Self {
-            ece: if answers.is_empty() { 0.0 } else { ece },
+            ece: (!answers.is_empty()).then_some(ece),
             bins,
         }
     }
@@ -124,21 +128,18 @@ pub fn auc(positives: &[f64], negatives: &[f64]) -> Option<f64> {
     Some(above / (positives.len() * negatives.len()) as f64)
 }
 
-/// Returns the value below which a fraction `q` of the values lies (nearest rank); 0 for no values.
-pub fn quantile(values: &[f64], q: f64) -> f64 {
+/// Returns the value below which a fraction `q` of the values lies (nearest rank); none for no values.
+pub fn quantile(values: &[f64], q: f64) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let rank = (q * sorted.len() as f64).ceil() as usize;
     let at = rank.saturating_sub(1).min(sorted.len().saturating_sub(1));
-    sorted.get(at).copied().unwrap_or(0.0)
+    sorted.get(at).copied()
 }
 
-/// Returns the mean; 0 for no values.
-pub fn mean(values: &[f64]) -> f64 {
-    if values.is_empty() {
-        return 0.0;
-    }
-    values.iter().sum::<f64>() / values.len() as f64
+/// Returns the mean; none for no values.
+pub fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 #[cfg(test)]
@@ -158,14 +159,18 @@ mod tests {
             (0, 20, 0.0, 0.1611),
             (1, 29, 0.0061, 0.1718),
         ] {
-            let (found_low, found_high) = wilson(hits, total);
+            let (found_low, found_high) = wilson(hits, total).unwrap();
             near(found_low, low);
             near(found_high, high);
         }
-        assert_eq!(wilson(0, 0), (0.0, 1.0));
         let all = Share::of([true; 20]);
-        near(all.low, 1.0 - 0.1611);
-        assert_eq!((all.share, all.high), (1.0, 1.0));
+        near(all.low.unwrap(), 1.0 - 0.1611);
+        assert_eq!((all.share, all.high), (Some(1.0), Some(1.0)));
+        let nothing = Share::of([]);
+        assert_eq!(
+            (nothing.share, nothing.low, nothing.high),
+            (None, None, None)
+        );
     }
 
     #[test]
@@ -173,11 +178,14 @@ mod tests {
         // Bins [0.5, 0.75) and [0.75, 1]: confidence 0.6, right 1 of 2; confidence 0.9 and 1.0, right 1 of 2.
         let answers = [(0.6, true), (0.6, false), (0.9, true), (1.0, false)];
         let found = Calibration::new(&answers, 2);
-        near(found.bins[0].mean_confidence, 0.6);
-        near(found.bins[1].accuracy, 0.5);
-        near(found.ece, 0.5 * 0.1 + 0.5 * 0.45);
-        assert_eq!(Calibration::new(&[], 10).ece, 0.0);
-        near(Calibration::new(&[(1.0, true), (1.0, true)], 10).ece, 0.0);
+        near(found.bins[0].mean_confidence.unwrap(), 0.6);
+        near(found.bins[1].accuracy.unwrap(), 0.5);
+        near(found.ece.unwrap(), 0.5 * 0.1 + 0.5 * 0.45);
+        let nothing = Calibration::new(&[], 10);
+        assert_eq!((nothing.ece, nothing.bins[0].accuracy), (None, None));
+        let sure = Calibration::new(&[(1.0, true), (1.0, true)], 10);
+        near(sure.ece.unwrap(), 0.0);
+        assert_eq!(sure.bins[0].mean_confidence, None);
     }
 
     #[test]
@@ -191,10 +199,10 @@ mod tests {
     #[test]
     fn quantiles_are_values() {
         let values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert_eq!(quantile(&values, 0.05), 5.0);
-        assert_eq!(quantile(&values, 1.0), 100.0);
-        assert_eq!(quantile(&values, 0.0), 1.0);
-        assert_eq!(quantile(&[], 0.5), 0.0);
-        assert_eq!(mean(&[1.0, 2.0]), 1.5);
+        assert_eq!(quantile(&values, 0.05), Some(5.0));
+        assert_eq!(quantile(&values, 1.0), Some(100.0));
+        assert_eq!(quantile(&values, 0.0), Some(1.0));
+        assert_eq!(mean(&[1.0, 2.0]), Some(1.5));
+        assert_eq!((quantile(&[], 0.5), mean(&[])), (None, None));
     }
 }

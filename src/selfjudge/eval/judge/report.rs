@@ -20,7 +20,7 @@ pub struct TieReport {
     pub called_on_others: Share,
 }
 
-/// The measurements on one set. Shares are over non-ties unless stated otherwise.
+/// The measurements on one set. Shares are over non-ties unless stated otherwise; a measure of nothing is null.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JudgeReport {
     pub name: String,
@@ -36,12 +36,12 @@ pub struct JudgeReport {
     /// Right winner among non-ties whose orders agree.
     pub accuracy_if_consistent: Share,
     /// Share of items in which the longer answer (in characters) is the right one; equal lengths count half.
-    pub longer_wins: f64,
+    pub longer_wins: Option<f64>,
     /// How often the judge prefers the longer answer, without items of equal lengths.
     pub names_longer: Share,
-    pub label_mass_mean: f64,
-    pub label_mass_p5: f64,
-    pub label_mass_min: f64,
+    pub label_mass_mean: Option<f64>,
+    pub label_mass_p5: Option<f64>,
+    pub label_mass_min: Option<f64>,
     pub calibration: Calibration,
     pub ties: TieReport,
     /// Items whose prompt was cut to fit the model's context.
@@ -168,7 +168,10 @@ const COLUMNS: usize = 80;
 impl fmt::Display for JudgeTable {
     /// Writes one block per set: each measure with its value and its target.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let percent = |share: Option<f64>| {
+            share.map_or_else(nothing, |share| format!("{:.1} %", 100.0 * share))
+        };
+        let number = |value: Option<f64>| value.map_or_else(nothing, |value| format!("{value:.3}"));
         for (at, report) in self.0.iter().enumerate() {
             if at > 0 {
                 writeln!(f)?;
@@ -180,15 +183,11 @@ impl fmt::Display for JudgeTable {
                 "{}{counts}",
                 ending(&report.name, COLUMNS - counts.chars().count())
             )?;
-            let interval = format!(
-                "95 %: {:.1}-{:.1}",
-                100.0 * accuracy.low,
-                100.0 * accuracy.high
-            );
-            let auc = report
-                .ties
-                .auc
-                .map_or("-".to_owned(), |auc| format!("{auc:.2}"));
+            let interval = match accuracy.low.zip(accuracy.high) {
+                Some((low, high)) => format!("95 %: {:.1}-{:.1}", 100.0 * low, 100.0 * high),
+                None => "nothing to measure: no item has a winner".to_owned(),
+            };
+            let auc = (report.ties.auc).map_or_else(nothing, |auc| format!("{auc:.2}"));
             for (measure, value, note) in [
                 ("accuracy", percent(accuracy.share), &*interval),
                 (
@@ -216,24 +215,16 @@ impl fmt::Display for JudgeTable {
                     percent(report.longer_wins),
                     "the baseline that picks the longer answer",
                 ),
-                (
-                    "label mass, mean",
-                    format!("{:.3}", report.label_mass_mean),
-                    "",
-                ),
+                ("label mass, mean", number(report.label_mass_mean), ""),
                 (
                     "label mass, 5th percentile",
-                    format!("{:.3}", report.label_mass_p5),
+                    number(report.label_mass_p5),
                     "",
                 ),
-                (
-                    "label mass, least",
-                    format!("{:.3}", report.label_mass_min),
-                    "",
-                ),
+                ("label mass, least", number(report.label_mass_min), ""),
                 (
                     "calibration error (ECE)",
-                    format!("{:.3}", report.calibration.ece),
+                    number(report.calibration.ece),
                     "0 is calibrated",
                 ),
                 (
@@ -249,6 +240,11 @@ impl fmt::Display for JudgeTable {
         }
         Ok(())
     }
+}
+
+/// Returns the text of a measure of nothing.
+fn nothing() -> String {
+    "n/a".to_owned()
 }
 
 /// Returns the end of a name that is too long.
@@ -319,13 +315,13 @@ pub(super) mod tests {
         );
         assert_eq!(report.accuracy_if_consistent.hits, 1);
         // Right on items 1 and 4, wrong on 2, half on 3.
-        assert_eq!(report.longer_wins, 2.5 / 4.0);
+        assert_eq!(report.longer_wins, Some(2.5 / 4.0));
         assert_eq!(
             (report.names_longer.hits, report.names_longer.total),
             (2, 3)
         );
-        assert!((report.label_mass_mean - 0.8).abs() < 1e-6);
-        assert!((report.label_mass_min - 0.6).abs() < 1e-6);
+        assert!((report.label_mass_mean.unwrap() - 0.8).abs() < 1e-6);
+        assert!((report.label_mass_min.unwrap() - 0.6).abs() < 1e-6);
         // Margins of non-ties: 0.3, 0.3, 0.1, 0.1; of the tie: 0.05.
         assert_eq!(report.ties.auc, Some(1.0));
         assert_eq!(
@@ -336,11 +332,54 @@ pub(super) mod tests {
             (1, 0)
         );
         // Confidences 0.8 right, 0.8 wrong, 0.6 right, 0.6 wrong.
+        let ece = report.calibration.ece.unwrap();
+        assert!((ece - (0.5 * 0.3 + 0.5 * 0.1)).abs() < 1e-5, "{ece}");
+    }
+
+    #[test]
+    fn a_set_of_ties_has_no_accuracy() {
+        let options = JudgeEvalOptions::default();
+        let ties = [
+            item("x", "y", Label::Tie),
+            item("x", "long one", Label::Tie),
+        ];
+        let verdicts = [verdict([0.5, 0.6], 1.0), verdict([0.9, 0.7], 1.0)];
+        let report = JudgeReport::new("ties", &ties, &verdicts, &options);
+        let json = serde_json::to_value(&report).unwrap();
+        for pointer in [
+            "/accuracy/share",
+            "/accuracy/low",
+            "/first_order/share",
+            "/accuracy_if_consistent/share",
+            "/longer_wins",
+            "/calibration/ece",
+            "/calibration/bins/0/accuracy",
+            "/ties/auc",
+            "/ties/called_on_others/share",
+        ] {
+            assert_eq!(
+                json.pointer(pointer),
+                Some(&serde_json::Value::Null),
+                "{pointer}"
+            );
+        }
+        assert!(json["consistent"]["share"].is_number() && json["label_mass_mean"].is_number());
+        let text = JudgeTable(vec![report]).to_string();
+        let line = |measure: &str| {
+            let line = text
+                .lines()
+                .find(|line| line.trim_start().starts_with(measure));
+            line.unwrap_or_else(|| panic!("{text}")).to_owned()
+        };
         assert!(
-            (report.calibration.ece - (0.5 * 0.3 + 0.5 * 0.1)).abs() < 1e-5,
-            "{}",
-            report.calibration.ece
+            line("accuracy ").contains("n/a  nothing to measure"),
+            "{text}"
         );
+        assert!(line("calibration error").contains("n/a"), "{text}");
+        assert!(line("orders agree").contains('%'), "{text}");
+        let empty = JudgeReport::new("none", &[], &[], &options);
+        let text = JudgeTable(vec![empty]).to_string();
+        assert!(!text.contains("0.0 %") && !text.contains("0.000"), "{text}");
     }
 
     #[test]
@@ -359,11 +398,8 @@ pub(super) mod tests {
             let even = vec![verdict([0.5, 0.5], 1.0); items.len()];
             let report = JudgeReport::new(file, &items, &even, &JudgeEvalOptions::default());
             if let Some(percent) = percent {
-                assert!(
-                    (100.0 * report.longer_wins - percent).abs() < 1.5,
-                    "{file}: {}",
-                    report.longer_wins
-                );
+                let longer = 100.0 * report.longer_wins.unwrap();
+                assert!((longer - percent).abs() < 1.5, "{file}: {longer}");
             }
             assert_eq!(report.accuracy.hits, 0);
         }
