@@ -255,12 +255,19 @@ impl Publisher {
         // Both versions are compared over the same period.
         self.canary.tallies.clear();
         let policy = roles.policy.clone();
-        let begun = Instant::now();
-        self.store.set_roles(roles)?;
-        self.show_roles();
-        let seconds = begun.elapsed().as_secs_f64();
-        self.metrics.swap_seconds.observe(seconds);
-        self.metrics.swaps.inc();
+        // At the start the pointers often name what serves already, which replaces nothing.
+        let swapped = match self.store.roles() == roles {
+            true => None,
+            false => {
+                let begun = Instant::now();
+                self.store.set_roles(roles)?;
+                self.show_roles();
+                let seconds = begun.elapsed().as_secs_f64();
+                self.metrics.swap_seconds.observe(seconds);
+                self.metrics.swaps.inc();
+                Some(seconds)
+            }
+        };
         tracing::info!("serving generation {}", pointers.policy);
         let mut followed = self.lock();
         followed
@@ -270,8 +277,10 @@ impl Publisher {
         let surplus = followed.resident.len().saturating_sub(RESIDENT);
         followed.resident.drain(..surplus);
         followed.pointers = Some(pointers.clone());
-        followed.swaps.count += 1;
-        followed.swaps.last_seconds = Some(seconds);
+        if let Some(seconds) = swapped {
+            followed.swaps.count += 1;
+            followed.swaps.last_seconds = Some(seconds);
+        }
         Ok(())
     }
 
