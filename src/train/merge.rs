@@ -11,24 +11,33 @@ use super::base::Adapter;
 use judge::TEMPLATE_FILE;
 use model::{Checkpoint, ModelConfig, weights};
 
-/// Name suffixes of files that hold weights, in any framework's format, or index them.
-const WEIGHTS: [&str; 11] = [
-    ".safetensors",
-    ".safetensors.index.json",
-    ".bin",
-    ".bin.index.json",
-    ".pt",
-    ".pth",
-    ".gguf",
-    ".onnx",
-    ".h5",
-    ".msgpack",
-    ".ot",
+/// The files of a model beside its weights, as they are named on the hub and here.
+const COMPANIONS: [&str; 16] = [
+    "added_tokens.json",
+    "anchors.jsonl",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "judge_self_test.jsonl",
+    "judge_template.toml",
+    "merges.txt",
+    "principles.toml",
+    "special_tokens_map.json",
+    "tekken.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
 ];
 
+/// Beginnings of the names of files with the terms of use, which apply to the merged model too.
+const TERMS: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
+
 /// Writes the model of `base` with the adapter added to its weights (`W + scale B A`, in f32, rounded to each weight's stored dtype; a
-/// quantised base becomes f32) into the new directory `out`, with every other file of the model: configuration, tokenizer, templates, principles, anchors. A judge
-/// template that was trained with the adapter replaces the base's. Returns the number of changed layers.
+/// quantised base becomes f32) into the new directory `out`, with the other files of the model: configuration, tokenizer, templates,
+/// principles, anchors, terms of use. Whatever else lies in the base's directory is not copied. A judge template that was trained with the
+/// adapter replaces the base's. Returns the number of changed layers.
 ///
 /// # Errors
 /// If the adapter does not fit the model, weights cannot be read, or the directory already has files.
@@ -73,7 +82,7 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path) -> Result<usize, TrainErro
     Ok(adapter.weights.len())
 }
 
-/// Copies the files of a model directory that hold no weights.
+/// Copies the files of a model directory that belong to the model and hold no weights.
 fn copy_companions(from: &Path, to: &Path) -> Result<(), TrainError> {
     let listed = fs::read_dir(from).map_err(TrainError::io("cannot read", from))?;
     for entry in listed {
@@ -81,8 +90,10 @@ fn copy_companions(from: &Path, to: &Path) -> Result<(), TrainError> {
         let name = entry.file_name();
         let text = name.to_string_lossy();
         let path = entry.path();
-        let is_weights = WEIGHTS.iter().any(|end| text.ends_with(end));
-        if path.is_file() && !is_weights && !text.starts_with('.') {
+        let terms = || text.to_ascii_uppercase();
+        let is_models = COMPANIONS.contains(&&*text)
+            || TERMS.iter().any(|beginning| terms().starts_with(beginning));
+        if is_models && path.is_file() {
             copy(&path, &to.join(&name))?;
         }
     }
