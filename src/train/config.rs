@@ -79,6 +79,7 @@ pub struct JsftConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataFile {
+    /// The file: JSON lines, a JSON array or Parquet, gzipped or not.
     pub path: PathBuf,
     /// The record format; `auto` detects it for each record.
     #[serde(default)]
@@ -218,7 +219,7 @@ impl JsftConfig {
         )?;
         let refuse = |what: &str| Err(TrainError::Config(what.to_owned()));
         if self.micro_batch_tokens == 0 || self.lanes == 0 || self.log_every == 0 {
-            return refuse("micro_batch_tokens, lanes and log_every must be at least 1");
+            return refuse("`micro_batch_tokens`, `lanes` and `log_every` must be at least 1");
         }
         if (self.lora.is_some() || self.start.is_some()) && self.from_scratch {
             return refuse(

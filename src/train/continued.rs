@@ -54,7 +54,7 @@ impl Adapter {
         let (requested, is) = (settings.requested, &self.config);
         let refuse = |key: &str, value: String, is: String| {
             Err(TrainError::Config(format!(
-                "lora.{key} is {value}, but the start adapter has {is}: remove the setting, or set it to that value"
+                "`lora.{key}` is {value}, but the start adapter has {is}: remove the setting, or set it to that value"
             )))
         };
         if settings.is_chosen("r", |lora| &lora.r) && requested.r != is.r {
@@ -206,7 +206,7 @@ mod tests {
         };
         type Change = Box<dyn Fn(&mut LoraConfig)>;
         let other: [(&str, Change); 6] = [
-            ("lora.r is 5", Box::new(|lora| lora.r = 5)),
+            ("`lora.r` is 5", Box::new(|lora| lora.r = 5)),
             (
                 "lora.lora_alpha",
                 Box::new(move |lora| lora.lora_alpha = alpha + 1.0),
@@ -231,7 +231,7 @@ mod tests {
         }
         let error = continued(&start, &LoraConfig::default(), &["r"]).unwrap_err();
         assert!(
-            error.contains("lora.r is 8") && error.contains("has 3"),
+            error.contains("`lora.r` is 8") && error.contains("has 3"),
             "{error}"
         );
         let error = continued(&start, &LoraConfig::default(), &["target_modules"]).unwrap_err();

@@ -46,6 +46,8 @@ pub struct Summary {
     pub last: Option<StepMetrics>,
     /// The trained model or adapter, once the run is complete.
     pub model_dir: Option<PathBuf>,
+    /// Whether an adapter was trained and not the whole model.
+    pub is_adapter: bool,
 }
 
 /// Runs the training; see the module documentation.
@@ -76,7 +78,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     let longest = spec.max_context();
     if config.mixture.max_length > longest {
         return Err(TrainError::Config(format!(
-            "mixture.max_length {} is more than the model's {longest} positions",
+            "`mixture.max_length` {} is more than the model's {longest} positions",
             config.mixture.max_length
         )));
     }
@@ -206,6 +208,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         tokens_per_second: progress.tokens_per_second(),
         last,
         model_dir,
+        is_adapter: config.lora.is_some(),
     })
 }
 

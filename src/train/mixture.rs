@@ -89,6 +89,7 @@ pub enum Weighting {
 pub struct MixtureOptions {
     /// Limit of a sequence, in tokens.
     pub max_length: usize,
+    /// The weight of examples: `token_mean` counts every supervised token the same, `example_mean` every example.
     pub weighting: Weighting,
     /// Factor for the weight of the label token.
     pub judge_weight: f32,
@@ -103,6 +104,7 @@ pub struct MixtureOptions {
     /// Probability that a comparison is shown under the negations of its principles, with the labels flipped (SALMON); only if all its
     /// principles have a negation.
     pub negation: f64,
+    /// Seed of the mixture's draws.
     pub seed: u64,
 }
 

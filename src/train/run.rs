@@ -60,13 +60,13 @@ impl RunLength {
 
     fn validate(self) -> Result<(), &'static str> {
         if self.batch_size == 0 {
-            return Err("batch_size must be at least 1");
+            return Err("`batch_size` must be at least 1");
         }
         if !(self.epochs.is_finite() && self.epochs > 0.0) {
-            return Err("epochs must be positive");
+            return Err("`epochs` must be positive");
         }
         if self.max_steps == Some(0) {
-            return Err("max_steps must be at least 1");
+            return Err("`max_steps` must be at least 1");
         }
         Ok(())
     }

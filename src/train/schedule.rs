@@ -24,10 +24,13 @@ pub enum ScheduleKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {
+    /// The highest learning rate.
     pub learning_rate: f64,
+    /// The shape after the warm-up: `constant`, `linear`, `cosine`, or `wsd` (constant, then a linear decay).
     pub lr_scheduler: ScheduleKind,
     /// Steps of linear warm-up; if absent, `warmup_ratio` of all steps, rounded up.
     pub warmup_steps: Option<u64>,
+    /// The fraction of all steps over which the learning rate rises, unless `warmup_steps` is set.
     pub warmup_ratio: f64,
     /// The final learning rate as a fraction of the peak.
     pub min_lr_ratio: f64,
@@ -67,7 +70,7 @@ impl Schedule {
     /// # Errors
     /// If a field is invalid; the message names the first.
     pub fn new(config: &ScheduleConfig, total_steps: u64) -> Result<Self, TrainError> {
-        let bad = |name: &str, v: f64| Err(TrainError::Config(format!("{name} cannot be {v}")));
+        let bad = |name: &str, v: f64| Err(TrainError::Config(format!("`{name}` cannot be {v}")));
         if !(config.learning_rate.is_finite() && config.learning_rate >= 0.0) {
             return bad("learning_rate", config.learning_rate);
         }

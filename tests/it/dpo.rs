@@ -291,7 +291,7 @@ fn a_run_goes_on_from_a_given_adapter_at_a_margin_of_zero() {
     config.dpo.lora.r = 4;
     let error = run(&config, &options(false, None)).unwrap_err().to_string();
     assert!(
-        error.contains("lora.r is 4") && error.contains("has 2"),
+        error.contains("`lora.r` is 4") && error.contains("has 2"),
         "{error}"
     );
     assert!(!config.output_dir.join("metrics.jsonl").exists());
@@ -464,6 +464,13 @@ fn a_merged_model_has_every_file_that_it_needs() {
     ] {
         let of = |dir: &Path| std::fs::read(dir.join(name)).unwrap();
         assert_eq!(of(&out), of(Path::new(POCKET)), "{name}");
+    }
+    // What lies beside a model by chance is not a part of it.
+    for name in ["Cargo.toml", "README.md", "learn.toml", "evaluation.json"] {
+        assert!(
+            Path::new(POCKET).join(name).exists() && !out.join(name).exists(),
+            "{name}"
+        );
     }
     let template = std::fs::read_to_string(out.join("judge_template.toml")).unwrap();
     assert_eq!(template, "# trained with it");

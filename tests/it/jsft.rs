@@ -259,7 +259,7 @@ fn an_adapter_is_trained_saved_and_loaded_again() {
         ..adapter::LoraConfig::default()
     });
     let error = run(&config, &options(false, None)).unwrap_err().to_string();
-    assert!(error.contains("lora.r is 2"), "{error}");
+    assert!(error.contains("`lora.r` is 2"), "{error}");
 }
 
 #[test]

@@ -83,7 +83,8 @@ impl DpoArgs {
 /// Trains, and returns a summary of the result.
 pub fn run(args: &DpoArgs, device: Device, threads: usize) -> anyhow::Result<String> {
     interrupt::catch();
-    let summary = train(&args.config()?, &args.run.options(device, threads))?;
+    let summary = train(&args.config()?, &args.run.options(device, threads))
+        .map_err(|error| args.run.explained(error))?;
     let mut text = progress(
         summary.steps,
         summary.total_steps,

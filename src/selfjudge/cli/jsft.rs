@@ -63,7 +63,8 @@ impl JsftArgs {
 /// Trains, and returns a summary of the result.
 pub fn run(args: &JsftArgs, device: Device, threads: usize) -> anyhow::Result<String> {
     interrupt::catch();
-    let summary = train(&args.config()?, &args.run.options(device, threads))?;
+    let summary = train(&args.config()?, &args.run.options(device, threads))
+        .map_err(|error| args.run.explained(error))?;
     let mut text = progress(
         summary.steps,
         summary.total_steps,
@@ -71,7 +72,12 @@ pub fn run(args: &JsftArgs, device: Device, threads: usize) -> anyhow::Result<St
         summary.tokens_per_second,
     );
     if let Some(dir) = summary.model_dir {
-        text.push_str(&format!("\nmodel: {}", dir.display()));
+        let what = if summary.is_adapter {
+            "adapter"
+        } else {
+            "model"
+        };
+        text.push_str(&format!("\n{what}: {}", dir.display()));
     }
     Ok(text)
 }

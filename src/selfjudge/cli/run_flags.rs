@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
 
+use super::values::{positive, steps};
 use judge::PlainText;
 use model::adapter::LoraConfig;
-use train::RunOptions;
+use train::{RunOptions, TrainError};
 
 #[derive(Debug, Args)]
 pub struct RunFlags {
@@ -31,17 +32,17 @@ pub struct RunFlags {
     #[arg(long)]
     epochs: Option<f64>,
     /// Maximum optimizer steps; fewer epochs end the run sooner [default: no bound].
-    #[arg(long)]
+    #[arg(long, value_parser = steps)]
     max_steps: Option<u64>,
     /// Examples (jsft) or pairs (dpo) per optimizer step [default: 128 (jsft), 8 (dpo)].
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     batch_size: Option<usize>,
     /// Tokens per forward pass; larger values take more memory [default: 4096 (jsft), 1024 (dpo)].
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     micro_batch_tokens: Option<usize>,
     /// Maximum tokens of an example; longer ones are left out or cut, depending on the settings [default: 2048, or the model's positions if
     /// those are fewer].
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     pub max_length: Option<usize>,
     /// Seed of the data order and of random weights [default: 42].
     #[arg(long)]
@@ -51,19 +52,19 @@ pub struct RunFlags {
     #[arg(long, value_enum)]
     pub plain: Option<PlainArg>,
     /// Rank of the trained adapter (alpha is twice the rank) [default: no adapter but the whole model (jsft), 16 (dpo)].
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     pub lora_rank: Option<usize>,
     /// Steps between two checkpoints; 0 writes only the last one [default: 200].
     #[arg(long)]
     save_every: Option<u64>,
     /// Steps between two rows of metrics [default: 10].
-    #[arg(long)]
+    #[arg(long, value_parser = steps)]
     log_every: Option<u64>,
     /// Continue from the newest checkpoint in the output directory.
     #[arg(long)]
     resume: bool,
     /// Stop after this many steps with a checkpoint; the schedule remains that of the whole run.
-    #[arg(long)]
+    #[arg(long, value_parser = steps)]
     stop_after: Option<u64>,
     /// Hide the progress bar.
     #[arg(long)]
@@ -120,6 +121,55 @@ impl RunFlags {
         set(settings.log_every, &self.log_every);
         set(settings.plain, &self.plain.map(PlainText::from));
         *settings.max_steps = self.max_steps.or(*settings.max_steps);
+    }
+
+    /// Returns an error of a run in the words of its user: settings that can only have come from the command line, or are missing there,
+    /// by their flags, others by their keys in the configuration file.
+    pub fn explained(&self, error: TrainError) -> anyhow::Error {
+        let TrainError::Config(message) = error else {
+            return error.into();
+        };
+        let mut said = message.clone();
+        for (key, flag, typed) in [
+            ("model", "--model", self.model.is_some()),
+            ("data", "--data", !self.data.is_empty()),
+            ("output_dir", "--output-dir", self.output_dir.is_some()),
+            (
+                "learning_rate",
+                "--learning-rate",
+                self.learning_rate.is_some(),
+            ),
+            ("epochs", "--epochs", self.epochs.is_some()),
+            ("max_steps", "--max-steps", self.max_steps.is_some()),
+            ("batch_size", "--batch-size", self.batch_size.is_some()),
+            (
+                "micro_batch_tokens",
+                "--micro-batch-tokens",
+                self.micro_batch_tokens.is_some(),
+            ),
+            ("max_length", "--max-length", self.max_length.is_some()),
+            (
+                "mixture.max_length",
+                "--max-length",
+                self.max_length.is_some(),
+            ),
+            ("lora", "--lora-rank", self.lora_rank.is_some()),
+            ("lora.r", "--lora-rank", self.lora_rank.is_some()),
+            ("log_every", "--log-every", self.log_every.is_some()),
+            ("resume", "--resume", true),
+            // Flags of one command alone: without a file they are the only source.
+            ("beta", "--beta", false),
+            ("start", "--start", false),
+            ("from_scratch", "--from-scratch", false),
+        ] {
+            if typed || self.config.is_none() {
+                said = said.replace(&format!("`{key}`"), &format!("`{flag}`"));
+            }
+        }
+        match &self.config {
+            Some(file) if said == message => anyhow::anyhow!("{}: {said}", file.display()),
+            _ => anyhow::anyhow!(said),
+        }
     }
 
     pub fn options(&self, device: Device, threads: usize) -> RunOptions {

@@ -109,6 +109,11 @@ pub fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses a number of steps of at least 1.
+pub(super) fn steps(text: &str) -> Result<u64, String> {
+    positive(text).map(|steps| steps as u64)
+}
+
 /// Parses a number of bytes as [`bytes`] does, and requires at least 1.
 pub(super) fn some_bytes(text: &str) -> Result<usize, String> {
     match bytes(text)? {

@@ -29,7 +29,10 @@ pub struct DpoConfig {
     pub recompute: bool,
     /// Seed of a fresh adapter.
     pub seed: u64,
+    /// The loss of a pair, a table with a `type`: `sigmoid` (DPO), `robust`, `sigmoid_norm`, `ipo`, `hinge`, or `dpop` with its `lambda`
+    /// (docs/training.md has the formulas).
     pub loss: PreferenceLoss,
+    /// The shape of the trained adapter, in PEFT's words: rank `r`, `lora_alpha`, `lora_dropout`, `target_modules` and so on.
     pub lora: LoraConfig,
     pub schedule: ScheduleConfig,
     pub optim: OptimConfig,
@@ -75,24 +78,24 @@ impl DpoConfig {
     pub fn validate(&self) -> Result<(), TrainError> {
         let refuse = |what: String| Err(TrainError::Config(what));
         if !(self.beta.is_finite() && self.beta > 0.0) {
-            return refuse(format!("beta must be positive, not {}", self.beta));
+            return refuse(format!("`beta` must be positive, not {}", self.beta));
         }
         if !(self.nll.is_finite() && self.nll >= 0.0) {
-            return refuse(format!("nll must not be negative, not {}", self.nll));
+            return refuse(format!("`nll` must not be negative, not {}", self.nll));
         }
         if let Some(alpha) = self.ld_alpha
             && !(0.0..=1.0).contains(&alpha)
         {
-            return refuse(format!("ld_alpha must be in [0, 1], not {alpha}"));
+            return refuse(format!("`ld_alpha` must be in [0, 1], not {alpha}"));
         }
         if !(0.0..0.5).contains(&self.label_smoothing) {
             return refuse(format!(
-                "label_smoothing must be from 0 to less than 0.5, not {}",
+                "`label_smoothing` must be from 0 to less than 0.5, not {}",
                 self.label_smoothing
             ));
         }
         if self.micro_batch_tokens == 0 {
-            return refuse("micro_batch_tokens must be at least 1".to_owned());
+            return refuse("`micro_batch_tokens` must be at least 1".to_owned());
         }
         self.loss.validate().or_else(refuse)?;
         self.lora.validate().map_err(|error| {

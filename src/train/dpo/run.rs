@@ -77,6 +77,7 @@ pub struct DpoRunConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PairFile {
+    /// The file: JSON lines, a JSON array or Parquet, gzipped or not.
     pub path: PathBuf,
     /// The record format; `auto` detects it for each record.
     #[serde(default)]
@@ -131,7 +132,7 @@ impl DpoRunConfig {
             self.length(),
         )?;
         if self.log_every == 0 || self.max_length < 2 {
-            let what = "log_every must be at least 1 and max_length at least 2";
+            let what = "`log_every` must be at least 1 and `max_length` at least 2";
             return Err(TrainError::Config(what.to_owned()));
         }
         self.dpo.validate()
@@ -227,7 +228,7 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
     if let Some(checkpoint) = store.latest()?.or_warn() {
         if !options.resume {
             return Err(TrainError::Config(format!(
-                "{} holds the checkpoints of a run: resume it, or choose another output_dir",
+                "{} holds the checkpoints of a run: resume it (`resume`), or choose another `output_dir`",
                 config.output_dir.display()
             )));
         }

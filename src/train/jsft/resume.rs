@@ -58,7 +58,7 @@ pub(super) fn resume(
     };
     if !options.resume {
         return Err(TrainError::Config(format!(
-            "{} holds the checkpoints of a run: resume it, or choose another output_dir",
+            "{} holds the checkpoints of a run: resume it (`resume`), or choose another `output_dir`",
             config.output_dir.display()
         )));
     }

@@ -35,9 +35,13 @@ pub enum OptimizerKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimConfig {
+    /// The update rule: `adamw`, or `muon` for two-dimensional hidden matrices with AdamW for all others.
     pub optimizer: OptimizerKind,
+    /// AdamW's decay of the gradients' running mean.
     pub beta1: f64,
+    /// AdamW's decay of the running mean of their squares.
     pub beta2: f64,
+    /// AdamW's addend to the denominator, against division by zero.
     pub eps: f64,
     /// Decoupled weight decay: a step multiplies the weights by `1 - lr * weight_decay`. Norms and biases (anything of fewer than two
     /// dimensions) never decay.

@@ -178,8 +178,8 @@ fn a_setting_that_the_adapter_contradicts_is_refused_by_name() {
     std::fs::create_dir(&one).unwrap();
     adapter(&one, 1);
     for (settings, named) in [
-        ("[dpo.lora]\nr = 16\n", "lora.r is 16"),
-        ("[dpo.lora]\nlora_alpha = 6\n", "lora.lora_alpha is 6"),
+        ("[dpo.lora]\nr = 16\n", "`lora.r` is 16"),
+        ("[dpo.lora]\nlora_alpha = 6\n", "`lora.lora_alpha` is 6"),
         (
             "[dpo.lora]\ntarget_modules = 'all-linear'\n",
             "lora.target_modules",
