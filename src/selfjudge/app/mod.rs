@@ -206,6 +206,11 @@ impl App {
                 "learning needs a judge, but this model cannot judge: {reason}"
             )));
         }
+        if let Some(reason) = service.judge().unusable() {
+            tracing::warn!(
+                "this model cannot judge, so calls that need verdicts are refused: {reason}"
+            );
+        }
         drop(model);
         service.engine().ready().await?;
 
@@ -412,8 +417,7 @@ fn log_config(config: &AppConfig) -> Result<Option<LogConfig>, AppError> {
         (Some(log), _) => Ok(Some(log.clone())),
         (None, Some(data_dir)) => Ok(Some(data_dir.log())),
         (None, None) if config.traffic.default.retain => Err(AppError::Config(
-            "traffic logging is enabled, but no location is configured (--data-dir or --log-url)"
-                .into(),
+            "calls are to be kept (--retain), but there is no place for them: set --data-dir or --log-url".into(),
         )),
         (None, None) => Ok(None),
     }

@@ -30,46 +30,70 @@ use telemetry::LogFormat;
 use text::{ChatSetup, Variables};
 use traffic_log::{Consent, FeedbackTrust, LogConfig};
 
+/// The flags of a run on files, which have no effect on a learner: its settings are in the file of `--learn`.
+const OF_FILES: [&str; 20] = [
+    "batch_size",
+    "beta",
+    "config",
+    "data",
+    "epochs",
+    "learning_rate",
+    "log_every",
+    "lora_rank",
+    "max_length",
+    "max_steps",
+    "micro_batch_tokens",
+    "no_memory_check",
+    "output_dir",
+    "plain",
+    "quiet",
+    "reference",
+    "resume",
+    "save_every",
+    "seed",
+    "stop_after",
+];
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Following a server's log")]
 pub struct FollowArgs {
     /// Learn from the log of running servers instead of files, until SIGTERM.
-    #[arg(long, requires = "data_dir", conflicts_with_all = ["config", "data", "output_dir", "reference", "resume"])]
+    #[arg(long, conflicts_with_all = OF_FILES)]
     pub follow: bool,
     /// The servers' data directory, in which generations are written.
-    #[arg(long, requires = "follow")]
+    #[arg(long)]
     data_dir: Option<PathBuf>,
     /// The servers' log, if it is not in the data directory.
-    #[arg(long, requires = "follow")]
+    #[arg(long)]
     log_url: Option<String>,
     #[command(flatten)]
     salt: SaltArgs,
     /// When feedback is learned from, with the servers' value: never, corroborated (the judge agrees) or always.
-    #[arg(long, requires = "follow", default_value = "never")]
+    #[arg(long, default_value = "never")]
     trust_feedback: FeedbackTrust,
     /// A TOML file of the learner's settings; the defaults without a file.
-    #[arg(long, requires = "follow")]
+    #[arg(long)]
     learn: Option<PathBuf>,
     /// The servers' chat template, if it is not the model's own.
-    #[arg(long, requires = "follow", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
     /// The servers' variables of the chat template, as a JSON object.
-    #[arg(long, requires = "follow", value_name = "JSON", value_parser = variables)]
+    #[arg(long, value_name = "JSON", value_parser = variables)]
     chat_template_kwargs: Option<Variables>,
     /// Learn even if the judge failed its self-test.
-    #[arg(long, requires = "follow", alias = "untrained-judge")]
+    #[arg(long, alias = "untrained-judge")]
     allow_untrained_judge: bool,
     /// A listener for operators, as on a server: /train, /generations, /events, /metrics and so on.
-    #[arg(long, requires = "follow", value_parser = address)]
+    #[arg(long, value_parser = address)]
     admin_listen: Option<SocketAddr>,
     /// A file of operators' keys. Without one the operators' listener must be on a loopback address.
-    #[arg(long, requires = "admin_listen")]
+    #[arg(long)]
     admin_key_file: Option<PathBuf>,
     /// A host name of the operators' listener, besides its address and localhost. May be given several times.
-    #[arg(long, requires = "admin_listen")]
+    #[arg(long)]
     admin_host: Vec<String>,
     /// A listener for /metrics, /health and /ready only, without a key.
-    #[arg(long, requires = "follow", value_parser = address)]
+    #[arg(long, value_parser = address)]
     metrics_listen: Option<SocketAddr>,
 }
 

@@ -26,10 +26,10 @@ pub struct KeepingArgs {
     #[arg(long)]
     retain: bool,
     /// Train on kept calls that do not opt out.
-    #[arg(long, requires = "retain")]
+    #[arg(long)]
     train: bool,
-    /// Days after which records are deleted; by default they are kept until deleted by hand.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(..=MAX_RETENTION_DAYS))]
+    /// Days after which records are deleted, from 1 to 36500; by default they are kept until deleted by hand.
+    #[arg(long, value_parser = days)]
     retention_days: Option<u64>,
     /// The maximum use of calls without a key, whatever they ask for: nothing, retain (they may be kept) or train (kept and
     /// trained on).
@@ -39,11 +39,11 @@ pub struct KeepingArgs {
     /// --kv-cache-memory; 0 is no limit. Calls beyond it are answered and not kept.
     #[arg(long, default_value = "1GiB", value_parser = bytes)]
     records_quota: usize,
-    /// Maximum bytes of all records; 0 is no limit. An SQLite log also keeps nothing while its file system has less than 256 MiB, or
+    /// Maximum bytes of all records, with units as in --kv-cache-memory; 0 is no limit. An SQLite log also keeps nothing while its file system has less than 256 MiB, or
     /// a 20th of its size, free.
     #[arg(long, default_value = "0", value_parser = bytes)]
     log_quota: usize,
-    /// Maximum bytes of a record; a larger call is answered and not kept.
+    /// Maximum bytes of a record, with units as in --kv-cache-memory; a larger call is answered and not kept.
     #[arg(long, default_value = "16MiB", value_parser = some_bytes)]
     max_record: usize,
     /// Treatment of calls that cannot be logged: serve-unlogged or refuse.
@@ -134,7 +134,42 @@ impl KeepingArgs {
     }
 }
 
+/// Parses a retention in days. 0 is refused, because it would delete every record within a minute: without the flag they are kept.
+fn days(text: &str) -> Result<u64, String> {
+    match text.trim().parse() {
+        Ok(0) => Err(
+            "0 would delete every record at once; it must be at least 1, and without the flag records are kept"
+                .to_owned(),
+        ),
+        Ok(days) if days <= MAX_RETENTION_DAYS => Ok(days),
+        Ok(_) => Err(format!("it must be at most {MAX_RETENTION_DAYS}")),
+        Err(_) => Err(format!(
+            "`{text}` is not a whole number from 1 to {MAX_RETENTION_DAYS}"
+        )),
+    }
+}
+
 /// Converts a quota; 0 means none.
 fn quota(bytes: usize) -> Option<u64> {
     (bytes > 0).then_some(bytes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retention_is_some_days() {
+        assert_eq!(days("1"), Ok(1));
+        assert_eq!(days("36500"), Ok(36_500));
+        for (none, said) in [
+            ("0", "at least 1"),
+            ("36501", "at most 36500"),
+            ("-1", "not a whole number"),
+            ("0.5", "not a whole number"),
+            ("", "not a whole number"),
+        ] {
+            assert!(days(none).unwrap_err().contains(said), "{none}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod listener;
 mod loaded;
 mod memory;
 mod merge;
+mod needs;
 mod output;
 mod progress;
 mod prompt_args;

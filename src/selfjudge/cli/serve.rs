@@ -53,8 +53,8 @@ pub struct ServeArgs {
     /// The address to listen on: HOST:PORT, or a port of 127.0.0.1.
     #[arg(long, default_value = "127.0.0.1:8080", value_parser = address, env = "SELFJUDGE_LISTEN")]
     listen: SocketAddr,
-    /// Memory reserved for keys and values: bytes, or with a unit: K, M, G (or KiB, MiB, GiB) are powers of 1024, KB, MB, GB of 1000.
-    /// By default the least of: full contexts for max-concurrent sequences (at least 256 MiB), half of the memory that the
+    /// Memory reserved for keys and values: bytes, or with a unit: K, M, G, T (or KiB, MiB, GiB, TiB) are powers of 1024, KB, MB, GB, TB
+    /// of 1000. By default the least of: full contexts for max-concurrent sequences (at least 256 MiB), half of the memory that the
     /// weights leave, and 4 GiB.
     #[arg(long, value_parser = bytes, env = "SELFJUDGE_KV_CACHE_MEMORY")]
     kv_cache_memory: Option<usize>,
@@ -104,10 +104,11 @@ pub struct ServeArgs {
     /// Maximum concurrent calls; more are answered with 429.
     #[arg(long, default_value_t = HttpConfig::default().max_requests, value_parser = positive)]
     max_requests: usize,
-    /// Maximum bytes of a request's body.
+    /// Maximum bytes of a request's body, with units as in --kv-cache-memory.
     #[arg(long, default_value = "8MiB", value_parser = some_bytes)]
     max_body: usize,
-    /// Maximum bytes of the bodies and answers of all calls in memory; calls beyond are answered with 429.
+    /// Maximum bytes of the bodies and answers of all calls in memory, with units as in --kv-cache-memory; calls beyond are answered with
+    /// 429.
     #[arg(long, default_value = "512MiB", value_parser = bytes)]
     call_memory: usize,
     /// Maximum tokens of one call: prompts x samples x tokens per answer. By default 1048576, or max-concurrent times the
@@ -126,17 +127,17 @@ pub struct ServeArgs {
     #[arg(long)]
     rate_limit: Option<NonZeroU32>,
     /// Calls of a key that may arrive in a burst; by default as many as --rate-limit allows in a second.
-    #[arg(long, requires = "rate_limit")]
+    #[arg(long)]
     rate_burst: Option<NonZeroU32>,
     /// An origin whose pages may call from a browser, such as https://example.org, or `*` for all. May be given several times. No page may
     /// call the operators' listener.
     #[arg(long)]
     cors_origin: Vec<String>,
     /// A certificate chain (PEM) for HTTPS.
-    #[arg(long, requires = "tls_key")]
+    #[arg(long)]
     tls_cert: Option<PathBuf>,
     /// The certificate's private key (PEM).
-    #[arg(long, requires = "tls_cert")]
+    #[arg(long)]
     tls_key: Option<PathBuf>,
     /// Seconds after SIGTERM that running requests have to finish.
     #[arg(long, default_value_t = 30)]
@@ -195,7 +196,7 @@ impl JudgingArgs {
 #[command(next_help_heading = "Learning")]
 pub struct LearningArgs {
     /// Learn from logged traffic with the settings in this TOML file, or with `default` settings.
-    #[arg(long, requires = "data_dir", env = "SELFJUDGE_LEARN")]
+    #[arg(long, env = "SELFJUDGE_LEARN")]
     learn: Option<PathBuf>,
     /// Threads of the trainer; by default half of all.
     #[arg(long, value_parser = positive)]
@@ -223,7 +224,7 @@ pub struct LearningArgs {
     admin_keys: Option<String>,
     /// A host name of the operators' listener, besides its address and localhost; calls with any other `Host` are refused.
     /// May be given several times.
-    #[arg(long, requires = "admin_listen")]
+    #[arg(long)]
     admin_host: Vec<String>,
     /// A listener for /metrics, /health and /ready only, without a key. If callers have keys, /metrics on the common listener requires
     /// an operator's key.

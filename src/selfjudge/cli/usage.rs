@@ -6,6 +6,8 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Command, Parser};
 
+use super::needs;
+
 /// Flags of other servers, and the equivalent flags here.
 const KNOWN_ELSEWHERE: [(&str, &str); 10] = [
     ("--port", "--listen"),
@@ -52,7 +54,10 @@ where
     let mut command = taking_negative_numbers(P::command());
     command
         .try_get_matches_from_mut(words)
-        .and_then(|matches| P::from_arg_matches(&matches))
+        .and_then(|matches| {
+            needs::check(&command, &matches)?;
+            P::from_arg_matches(&matches)
+        })
         .map_err(|error| explained(error, &command))
 }
 
@@ -149,6 +154,17 @@ mod tests {
             (&["serve", "--model-name", ""], "at least one character"),
             (&["train", "dpo", "--learning-rate", "fast"], "not a number"),
             (&["train", "dpo", "--max-steps", "-1"], "not a whole number"),
+            (&["train", "dpo", "--max-steps", "0"], "at least 1"),
+            (&["train", "jsft", "--batch-size", "0"], "at least 1"),
+            (
+                &["train", "jsft", "--micro-batch-tokens", "0"],
+                "at least 1",
+            ),
+            (&["train", "jsft", "--max-length", "0"], "at least 1"),
+            (&["train", "jsft", "--lora-rank", "0"], "at least 1"),
+            (&["train", "jsft", "--log-every", "0"], "at least 1"),
+            (&["train", "jsft", "--stop-after", "0"], "at least 1"),
+            (&["serve", "--retention-days", "0"], "at least 1"),
             (
                 &[
                     "eval", "judge", "--model", "x", "--data", "x", "--limit", "0",

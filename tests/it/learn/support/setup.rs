@@ -45,13 +45,14 @@ impl<'a> Setup<'a> {
             ])
             .arg("--data-dir")
             .arg(self.data_dir)
-            .args(["--retain", "--train", "--trainer-share", "1"])
+            .args(["--retain", "--train"])
             .args(self.arguments)
             .env_remove("SELFJUDGE_FAULT")
             .env("SELFJUDGE_FAULT_UNTIL", until(self.data_dir))
             .stderr(Stdio::piped());
         if let Some(learn) = self.learn {
             command.arg("--learn").arg(settings(self.data_dir, learn));
+            command.args(["--trainer-share", "1"]);
         }
         if let Some(fault) = self.fault {
             command.env("SELFJUDGE_FAULT", fault);
