@@ -12,7 +12,28 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// `mi_option_purge_delay` of mimalloc 3, which the bindings do not name.
 const PURGE_DELAY: mi_option_t = 15;
 
+/// Bytes of the stack on which a command runs.
+const STACK: usize = 16 << 20;
+
+/// Runs the command on a thread with a stack of its own: that of the process may be tiny (`ulimit -s 64`), and its overflow would be a
+/// signal without a word.
 fn main() -> ExitCode {
+    let command = std::thread::Builder::new()
+        .name("main".to_owned())
+        .stack_size(STACK);
+    match command.spawn(command_line) {
+        // The panic has said its reason.
+        Ok(running) => running.join().unwrap_or(ExitCode::from(101)),
+        Err(error) => {
+            eprintln!(
+                "Error: the system cannot start a thread: {error}; check the limits on processes (ulimit -u) and address space (ulimit -v)"
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command_line() -> ExitCode {
     let cli: Cli = parse_command_line(std::env::args_os()).unwrap_or_else(|error| error.exit());
     // A step frees its activations, and the next allocates the same ones again: given back to the system in between, every page
     // of them would be faulted in anew. A server, whose load comes and goes, gives back what it has not used for a second.
