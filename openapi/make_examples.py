@@ -32,6 +32,12 @@ def call(method, path, body=None):
         return error.read().decode()
 
 
+def shown_body(path):
+    """Returns the only example of a body that the description shows, so that its answer belongs to it."""
+    description = json.loads(call("GET", "/openapi.json"))
+    return description["paths"][path]["post"]["requestBody"]["content"][JSON]["example"]
+
+
 def good(method, path, body=None, shown=None):
     examples.setdefault(f"{method} {shown or path}", {})["200"] = {JSON: json.loads(call(method, path, body))}
 
@@ -45,11 +51,7 @@ good("POST", "/detokenize", {"tokens": [51, 52, 32, 43]})
 good("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": question}], "seed": 1})
 good("POST", "/v1/completions", {"prompt": "5+7=12, 4+1+1=", "max_tokens": 8, "temperature": 0})
 good("POST", "/v1/responses", {"input": question, "seed": 1})
-good(
-    "POST",
-    "/v1/decisions",
-    {"input": "The staff were kind.", "questions": [{"type": "predicate", "name": "kind", "instructions": "The staff were kind."}]},
-)
+good("POST", "/v1/decisions", shown_body("/v1/decisions"))
 good("GET", "/v1/models")
 good("GET", "/v1/models/pocket", shown="/v1/models/{id}")
 kept = json.loads(call("POST", "/generate", {"prompt": question, "n": 2, "max_tokens": 2, "seed": 1, "log": {"retain": True}}))

@@ -15,9 +15,7 @@ pub enum RecordError {
     /// The operation needs a log, and there is none.
     #[error("this server keeps no log")]
     NoLog,
-    #[error(
-        "calls of a web page of another origin are kept only if the server's --cors-origin names the page"
-    )]
+    #[error("calls of a web page of another origin are kept only if the server allows that origin")]
     OriginNotAllowed,
     /// The user's name could be mistaken for another principal's.
     #[error("must be at most 1024 bytes without control characters")]

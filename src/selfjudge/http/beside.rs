@@ -14,15 +14,19 @@ use utoipa::{PartialSchema, ToSchema};
 use super::error::ApiError;
 use super::idempotency::ContentDigest;
 use super::judge::JudgingBody;
+use super::neutral::Tables;
 use super::received::read;
 use super::sampling::SamplingBody;
-use super::typed::typed;
+use super::typed::{AlsoKnown, typed};
 use super::{json, neutral};
 
 /// Parameters that several routes share.
 pub trait Shared: DeserializeOwned + PartialSchema + ToSchema {
     /// Returns their names.
     fn names() -> &'static BTreeSet<String>;
+
+    /// The fields without effect that [`Self::strip`] removes; with other values they are refused as not supported.
+    const UNSUPPORTED: Tables = Tables::MESSAGES;
 
     /// Removes fields without effect from a body with these parameters.
     fn strip(body: &mut Map<String, Value>) {
@@ -39,6 +43,8 @@ pub fn properties(schema: RefOr<Schema>) -> BTreeSet<String> {
 }
 
 impl Shared for SamplingBody {
+    const UNSUPPORTED: Tables = Tables::GENERATING;
+
     fn strip(body: &mut Map<String, Value>) {
         neutral::strip_body(body);
     }
@@ -102,8 +108,20 @@ impl<T: DeserializeOwned, P: Shared> Beside<T, P> {
             .into_iter()
             .partition(|(key, _)| P::names().contains(key));
         Ok(Self {
-            own: typed(Value::Object(own), Some(P::names()))?,
-            shared: typed(Value::Object(shared), None)?,
+            own: typed(
+                Value::Object(own),
+                AlsoKnown {
+                    beside: Some(P::names()),
+                    unsupported: P::UNSUPPORTED,
+                },
+            )?,
+            shared: typed(
+                Value::Object(shared),
+                AlsoKnown {
+                    beside: None,
+                    unsupported: P::UNSUPPORTED,
+                },
+            )?,
         })
     }
 }

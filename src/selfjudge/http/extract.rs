@@ -8,9 +8,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::error::ApiError;
+use super::json;
+use super::neutral::{self, Tables};
 use super::received::read;
-use super::typed::{refusal, typed};
-use super::{json, neutral};
+use super::typed::{AlsoKnown, refusal, typed};
 
 /// A JSON body. Unlike with axum's extractor, errors have the API's format, and the content type is ignored.
 pub struct JsonBody<T>(pub T);
@@ -26,7 +27,11 @@ impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Js
             if let Value::Object(body) = &mut body {
                 neutral::strip_messages(body);
             }
-            typed(body, None).map(Self)
+            let also = AlsoKnown {
+                beside: None,
+                unsupported: Tables::MESSAGES,
+            };
+            typed(body, also).map(Self)
         };
         body.parsed(parse).await
     }
@@ -41,14 +46,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         serde_urlencoded::from_str(parts.uri.query().unwrap_or_default())
             .map(Self)
-            .map_err(|error| match refusal(".", &error.to_string(), None) {
-                unknown if unknown.is_about_a_parameter() => unknown,
-                _ => ApiError::new(
-                    StatusCode::BAD_REQUEST,
-                    "invalid_query",
-                    format!("the URL's parameters cannot be read: {error}"),
-                ),
-            })
+            .map_err(
+                |error| match refusal(".", &error.to_string(), AlsoKnown::NOTHING) {
+                    unknown if unknown.is_about_a_parameter() => unknown,
+                    _ => ApiError::new(
+                        StatusCode::BAD_REQUEST,
+                        "invalid_query",
+                        format!("the URL's parameters cannot be read: {error}"),
+                    ),
+                },
+            )
     }
 }
 

@@ -123,7 +123,7 @@ pub async fn feedback(
     let id = record_id(&body.record_id)?;
     let scope = state.scope(&identity, body.user.as_deref())?;
     let size = log.records.size_of(&id, &scope).await?;
-    let samples = size.ok_or_else(no_record)?.shown;
+    let samples = size.ok_or_else(|| no_record().about("record_id"))?.shown;
     let (param, about) = match &feedback {
         Feedback::Thumbs { sample, .. } | Feedback::Edited { sample, .. } => ("sample", *sample),
         Feedback::Preferred { sample } => ("preferred", *sample),

@@ -197,17 +197,19 @@ pub async fn rollback(
 /// Checks that a canary would have callers: it answers a share of them by identity.
 fn canary_has_callers(state: &AppState) -> Result<(), ApiError> {
     let refused = |message| {
-        Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "no_canary_callers",
-            message,
-        ))
+        Err(ApiError::new(StatusCode::CONFLICT, "no_canary_callers", message).about("canary"))
     };
     if learning(state)?.publisher.canary_share() == 0.0 {
-        return refused("a canary would have no callers; set --learn and --canary-share");
+        return refused(
+            "a canary would have no callers, because this server gives it no share of them: promote for all callers without `canary`, or \
+             start the server with --learn and a --canary-share above 0",
+        );
     }
     if !state.keyed && !state.traffic().trust_user {
-        return refused("callers cannot be distinguished; set --api-key-file or --trust-user");
+        return refused(
+            "a canary would have no callers, because this server cannot tell them apart: promote for all callers without `canary`, or \
+             start the server with --api-key-file or --trust-user",
+        );
     }
     Ok(())
 }
@@ -258,11 +260,9 @@ async fn shift(
             return Err(LogError::NotFound { what, id }.into());
         }
         let message = format!("it cannot serve: {error}");
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "unusable_generation",
-            message,
-        ));
+        return Err(
+            ApiError::new(StatusCode::CONFLICT, "unusable_generation", message).about("id"),
+        );
     }
     let now = learning.log.generations.pointers().await?;
     let expected = whole_id(learning, &body.expected).await?;

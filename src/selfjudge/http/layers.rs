@@ -1,6 +1,6 @@
 //! The layers around every request: an id, a span, counters, and an answer even if a handler panics.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -8,8 +8,10 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::classify::ServerErrorsFailureClass;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
+use tracing::Span;
 
 use super::AppState;
 use super::cors::Cors;
@@ -34,7 +36,11 @@ pub fn around(routes: Router<AppState>, state: &AppState, cors: &Cors) -> Router
         .layer(middleware::from_fn(harden))
         .layer(middleware::from_fn(timed))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-        .layer(TraceLayer::new_for_http().make_span_with(span))
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(span)
+                .on_failure(log_failure),
+        )
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
         .layer(middleware::from_fn(without_odd_request_id))
 }
@@ -52,6 +58,25 @@ async fn without_odd_request_id(mut request: Request, next: Next) -> Response {
         request.headers_mut().remove(&REQUEST_ID);
     }
     next.run(request).await
+}
+
+/// Logs the failure of an answer as an error, if the server failed.
+fn log_failure(class: ServerErrorsFailureClass, latency: Duration, _: &Span) {
+    if is_servers(&class) {
+        let ms = latency.as_millis() as u64;
+        tracing::error!(classification = %class, ms, "the answer failed");
+    }
+}
+
+/// Returns whether a failure is a defect of the server: not the end of a call's own timeout (504), nor a refusal for lack of room (503),
+/// which has its own line in the log.
+fn is_servers(class: &ServerErrorsFailureClass) -> bool {
+    match class {
+        ServerErrorsFailureClass::StatusCode(status) => {
+            !is_refusal(*status) && *status != StatusCode::GATEWAY_TIMEOUT
+        }
+        ServerErrorsFailureClass::Error(_) => true,
+    }
 }
 
 /// Returns the error for a defect of the server.
@@ -133,4 +158,20 @@ async fn count(
         }
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_servers_own_failures_are_errors() {
+        for (status, own) in [(500, true), (502, true), (503, false), (504, false)] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let class = ServerErrorsFailureClass::StatusCode(status);
+            assert_eq!(is_servers(&class), own, "{status}");
+        }
+        let class = ServerErrorsFailureClass::Error("the body broke".to_owned());
+        assert!(is_servers(&class));
+    }
 }

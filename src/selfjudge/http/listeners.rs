@@ -1,21 +1,18 @@
-//! The listeners: the operations of each, the index at `/`, and the errors for routes that are missing.
+//! The listeners: the operations of each, and the errors for routes that are missing.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
-use axum::Json;
 use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::http::{Method, StatusCode};
 use axum::routing::get;
-use serde_json::json;
 use utoipa::openapi::path::{Operation, PathItem};
 
 use super::AppState;
 use super::api_doc::api_doc;
 use super::docs_page;
 use super::error::ApiError;
+use super::signpost::signpost;
 
 /// The purpose of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,7 +239,14 @@ impl Listener {
         })
     }
 
-    fn title(self) -> &'static str {
+    /// Returns the listener's operations: each one's method and path.
+    pub fn operations(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let own = KNOWN.iter().filter(move |known| self.has(known.whose));
+        own.map(|known| (known.method, known.path.as_str()))
+    }
+
+    /// Returns the listener's title.
+    pub fn title(self) -> &'static str {
         match self {
             Self::Common { .. } => "selfjudge",
             Self::Operators => "selfjudge, for operators",
@@ -255,70 +259,6 @@ impl Listener {
 fn shown(path: &str) -> &str {
     const MOST: usize = 80;
     &path[..path.floor_char_boundary(MOST)]
-}
-
-/// Returns the index of all routes.
-async fn signpost(
-    listener: Listener,
-    State(state): State<AppState>,
-    headers: HeaderMap,
-) -> Response {
-    let routes: Vec<String> = KNOWN
-        .iter()
-        .filter(|known| listener.has(known.whose))
-        .map(|known| format!("{} {}", known.method, known.path))
-        .collect();
-    let judges = state
-        .service
-        .judge()
-        .self_test()
-        .map(|test| test.reliable());
-    let accept = headers
-        .get(header::ACCEPT)
-        .and_then(|accept| accept.to_str().ok());
-    if !accept.is_some_and(|accept| accept.contains("text/html")) {
-        return Json(json!({
-            "name": listener.title(),
-            "program_version": env!("CARGO_PKG_VERSION"),
-            "model": &*state.model_name,
-            "judge_reliable": judges,
-            "docs": docs_page::PATH,
-            "openapi": "/openapi.json",
-            "routes": routes,
-        }))
-        .into_response();
-    }
-    let warning = match judges {
-        Some(false) => {
-            "<p><strong>The served model failed its self-test as a judge:</strong> its verdicts are marked <code>reliable: \
-             false</code>.</p>"
-        }
-        _ => "",
-    };
-    let routes: String = routes
-        .iter()
-        .map(|route| format!("<li><code>{}</code></li>", escaped(route)))
-        .collect();
-    let docs = docs_page::PATH.map_or(String::new(), |path| {
-        format!("<a href=\"{path}/\">Documentation, with examples to try</a> · ")
-    });
-    let (title, model) = (listener.title(), escaped(&state.model_name));
-    Html(format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}: {model}</title></head><body>\
-         <h1>{title}</h1><p>Model: <code>{model}</code>, version {}.</p>{warning}\
-         <p>{docs}<a href=\"/openapi.json\">OpenAPI description</a> · \
-         <a href=\"/ready\">Readiness</a> · <a href=\"/metrics\">Metrics</a></p><ul>{routes}</ul></body></html>",
-        env!("CARGO_PKG_VERSION"),
-    ))
-    .into_response()
-}
-
-/// Escapes a text for HTML.
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }
 
 /// Adds fallbacks that answer for the paths and methods that the listener lacks.

@@ -45,8 +45,10 @@ mod refusal_pace;
 mod sampling;
 #[cfg(test)]
 mod sampling_default_tests;
+mod signpost;
 mod sse;
 mod status;
+mod strict;
 mod timing;
 mod tokens;
 #[cfg(test)]
@@ -264,8 +266,7 @@ impl Shared {
                 StatusCode::BAD_REQUEST,
                 "untrained_judge",
                 format!(
-                    "`best_of` is refused because the served model failed its self-test as a judge: {}. Ask for samples with `n`, or \
-                     start the server with --allow-untrained-judge.",
+                    "`best_of` is refused because the served model failed its self-test as a judge: {}. Ask for samples with `n`.",
                     test.summary()
                 ),
             )

@@ -20,6 +20,7 @@ use traffic_log::{
 };
 
 /// A record.
+// A type of its own: the log's record names its principal, which is not for callers, and has feedback in another form.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RecordBody {
     /// The id of the record.
@@ -133,6 +134,7 @@ pub fn no_record() -> ApiError {
         "not_found",
         "there is no such record",
     )
+    .about("id")
 }
 
 impl AppState {
@@ -141,7 +143,7 @@ impl AppState {
         if user.is_some() && !self.traffic().trust_user {
             return Err(ApiError::invalid(
                 "user",
-                "is not trusted by this server (--trust-user): records belong to the key",
+                "is not trusted by this server: records belong to the key",
             ));
         }
         Ok(self.traffic().principal(identity.caller.as_ref(), user)?)

@@ -14,6 +14,7 @@ use crate::learn::{AbandonedStage, LearnControl, LearnStatus, Staleness, Swaps, 
 use traffic_log::Abandoned;
 
 /// The status of learning.
+// A type of its own: it joins what the learner, the publisher and the log report.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TrainBody {
     /// `standby` (another process trains), `waiting` (for prompts), `paused`, `sampling`, `judging`, `updating`, `gating` or `failed`.

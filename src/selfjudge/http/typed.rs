@@ -7,6 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::{ApiError, shortened};
+use super::neutral::Tables;
+use super::strict::Strict;
 use settings::{Kind, Unknown, hint, unknown_name};
 
 /// Parameter names of other programs, with their names here. A name may be listed several times: the entry whose parameter the route
@@ -74,11 +76,28 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("id", "record_id"),
 ];
 
-/// Deserializes `value`; errors name the path of the wrong value. `beside` holds the names of further parameters of the same object
-/// that are read elsewhere.
+/// The names that a route knows beyond those of the type that its body is read as.
+#[derive(Debug, Clone, Copy)]
+pub struct AlsoKnown<'a> {
+    /// Further parameters of the same object, which are read elsewhere.
+    pub beside: Option<&'a BTreeSet<String>>,
+    /// Parameters of other servers, whose values without effect were removed before: a value that is left asks for something that this
+    /// server does not do.
+    pub unsupported: Tables,
+}
+
+impl AlsoKnown<'_> {
+    /// No further names.
+    pub const NOTHING: Self = Self {
+        beside: None,
+        unsupported: Tables::NONE,
+    };
+}
+
+/// Deserializes `value`; errors name the path of the wrong value.
 pub fn typed<T: for<'de> Deserialize<'de>>(
     value: Value,
-    beside: Option<&BTreeSet<String>>,
+    also: AlsoKnown<'_>,
 ) -> Result<T, ApiError> {
     if !value.is_object() {
         let message = "the body must be a JSON object";
@@ -88,16 +107,20 @@ pub fn typed<T: for<'de> Deserialize<'de>>(
             message,
         ));
     }
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
         let path = error.path().to_string();
         let at_root = matches!(path.as_str(), "." | "?");
-        let beside = beside.filter(|_| !path.contains('.') || at_root);
-        refusal(&path, &error.inner().to_string(), beside)
+        let beside = also.beside.filter(|_| !path.contains('.') || at_root);
+        refusal(
+            &path,
+            &error.inner().to_string(),
+            AlsoKnown { beside, ..also },
+        )
     })
 }
 
 /// Converts serde's message about the value at `path` to an error.
-pub fn refusal(path: &str, message: &str, beside: Option<&BTreeSet<String>>) -> ApiError {
+pub fn refusal(path: &str, message: &str, also: AlsoKnown<'_>) -> ApiError {
     let at_root = matches!(path, "." | "?");
     // Paths end at the object that has the field or lacks it.
     let within = |name: &str| match path {
@@ -110,7 +133,8 @@ pub fn refusal(path: &str, message: &str, beside: Option<&BTreeSet<String>>) -> 
             Kind::Field => {
                 let name = within(unknown.name);
                 let top = name == unknown.name;
-                unknown_parameter(name, &unknown, beside.filter(|_| top))
+                let beside = also.beside.filter(|_| top);
+                unknown_parameter(name, &unknown, AlsoKnown { beside, ..also })
             }
             Kind::Variant => {
                 let named = shortened(unknown.name);
@@ -150,17 +174,20 @@ fn about(path: &str, problem: String) -> ApiError {
     }
 }
 
-fn unknown_parameter(
-    name: String,
-    unknown: &Unknown<'_>,
-    beside: Option<&BTreeSet<String>>,
-) -> ApiError {
+fn unknown_parameter(name: String, unknown: &Unknown<'_>, also: AlsoKnown<'_>) -> ApiError {
     let mut known = unknown.expected.clone();
-    known.extend(beside.into_iter().flatten().map(String::as_str));
+    known.extend(also.beside.into_iter().flatten().map(String::as_str));
     let elsewhere = ELSEWHERE
         .iter()
         .filter(|(theirs, _)| *theirs == unknown.name)
         .find_map(|(_, ours)| known.iter().find(|known| *known == ours));
+    let rule = also.unsupported.rule(unknown.name, name == unknown.name);
+    if let (None, Some(neutral)) = (elsewhere, rule) {
+        let values = neutral.accepted();
+        let message = format!("is not supported by this server: leave it out{values}");
+        let code = "unsupported_parameter";
+        return ApiError::new(StatusCode::BAD_REQUEST, code, message).about(name);
+    }
     let hint = match (elsewhere, unknown.meant(&known)) {
         (Some(&"candidates"), _) => {
             "; put the answers to compare into the list `candidates`, in any order".to_owned()
@@ -221,6 +248,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::http::neutral::Neutral;
 
     #[allow(dead_code)]
     #[derive(Debug, Deserialize)]
@@ -252,6 +280,13 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_said_in_a_whole_sentence() {
         let shared = BTreeSet::from(["temperature".to_owned()]);
+        let also = AlsoKnown {
+            beside: Some(&shared),
+            unsupported: Tables {
+                top: &[&[("store", Neutral::At(&["false"]))]],
+                inner: &[&[("audio", Neutral::At(&[]))]],
+            },
+        };
         let c = json!(["a", "b"]);
         for (body, param, message) in [
             (json!({}), "candidates", "`candidates` must be given"),
@@ -274,6 +309,21 @@ mod tests {
                 json!({"candidates": c, "inputs": "x"}),
                 "inputs",
                 "`inputs` is not a parameter of this route; use `prompt` instead",
+            ),
+            (
+                json!({"candidates": c, "store": true}),
+                "store",
+                "`store` is not supported by this server: leave it out, or give null or false",
+            ),
+            (
+                json!({"candidates": c, "inner": {"audio": "x"}}),
+                "inner.audio",
+                "`inner.audio` is not supported by this server: leave it out, or give null",
+            ),
+            (
+                json!({"candidates": c, "inner": [1, true]}),
+                "inner",
+                "`inner` must be an object, not a list",
             ),
             (
                 json!({"candidates": c, "xyzzy": 1}),
@@ -342,12 +392,12 @@ mod tests {
                 "`word` cannot be \"x\"; use one of `one_word`, `other`",
             ),
         ] {
-            let error = typed::<Body>(body.clone(), Some(&shared)).unwrap_err();
+            let error = typed::<Body>(body.clone(), also).unwrap_err();
             let error = error.into_body().error;
             assert_eq!(error.message, message, "{body}");
             assert_eq!(error.param.as_deref(), Some(param), "{body}");
         }
-        let error = typed::<Body>(json!([1]), None)
+        let error = typed::<Body>(json!([1]), AlsoKnown::NOTHING)
             .unwrap_err()
             .into_body()
             .error;

@@ -190,3 +190,55 @@ fn the_operators_listener_documents_its_own_operations() {
         script.2
     );
 }
+
+#[test]
+fn the_signpost_lists_the_routes_that_answer() {
+    let config = HttpConfig::default();
+    let metrics = Metrics::new("pocket");
+    let state = Shared::new(SERVICE.clone(), "pocket", metrics, &config).into_state();
+    let bare = admin_router(state, &config);
+    let logged = logged(&config, TrafficConfig::default());
+    let mut silent = 0;
+    for server in [&*SERVER, &bare, &logged.server, &logged.admin] {
+        let (_, _, said) = fetched_from(server, "/", "*/*");
+        let said: Value = serde_json::from_str(&said).unwrap();
+        let listed: Vec<&str> = (said["routes"].as_array().unwrap().iter())
+            .map(|route| route.as_str().unwrap())
+            .collect();
+        let (_, _, description) = fetched_from(server, "/openapi.json", "*/*");
+        let description: Value = serde_json::from_str(&description).unwrap();
+        for (path, item) in description["paths"].as_object().unwrap() {
+            for method in item.as_object().unwrap().keys() {
+                let method = method.to_uppercase();
+                let request = Request::builder()
+                    .method(&*method)
+                    .uri(path.replace("{id}", "01ARZ3NDEKTSV4RRFFQ69G5FAV"))
+                    .header("content-type", "application/json")
+                    .header("host", "127.0.0.1");
+                let body = match &*method {
+                    "GET" | "DELETE" => Body::empty(),
+                    _ => Body::from(
+                        match path.as_str() {
+                            "/feedback" => {
+                                json!({"record_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "thumbs": "up"})
+                            }
+                            _ => json!({"expected": "base"}),
+                        }
+                        .to_string(),
+                    ),
+                };
+                let answer = RUNTIME.block_on(async {
+                    let request = request.body(body).unwrap();
+                    text(server.clone().oneshot(request).await.unwrap()).await
+                });
+                let lacks = ["no_log", "not_learning", "no_generations"]
+                    .iter()
+                    .any(|code| answer.contains(&format!("\"code\":\"{code}\"")));
+                let route = format!("{method} {path}");
+                assert_eq!(!lacks, listed.contains(&&*route), "{route}: {answer}");
+                silent += usize::from(lacks);
+            }
+        }
+    }
+    assert!(silent >= 10, "{silent}");
+}

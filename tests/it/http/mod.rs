@@ -2,6 +2,7 @@
 
 mod admin;
 mod api_doc;
+mod api_examples;
 mod api_words;
 mod bounds;
 mod connections;

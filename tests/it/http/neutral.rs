@@ -139,3 +139,132 @@ fn a_verdict_says_where_its_principles_come_from_and_joins_them() {
         assert_eq!(verdict["consistent"], agree, "{principles}: {verdict}");
     }
 }
+
+#[test]
+fn a_known_parameter_that_is_not_supported_is_named_with_its_neutral_values() {
+    let messages = json!([{"role": "user", "content": SUM}]);
+    for (path, body, param, values) in [
+        (
+            "/v1/chat/completions",
+            json!({"messages": messages, "store": true}),
+            "store",
+            "null or false",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": messages, "reasoning_effort": "high"}),
+            "reasoning_effort",
+            "null or \"none\" or \"medium\"",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": SUM, "audio": {"id": "x"}}]}),
+            "messages[0].audio",
+            "null",
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": SUM, "suffix": "x"}),
+            "suffix",
+            "null or \"\"",
+        ),
+        (
+            "/v1/responses",
+            json!({"input": SUM, "service_tier": "flex"}),
+            "service_tier",
+            "null or \"auto\" or \"default\"",
+        ),
+        (
+            "/v1/decisions",
+            json!({"input": SUM, "questions": [], "n": 2}),
+            "n",
+            "null or 1",
+        ),
+    ] {
+        let (status, answer) = post(path, &body);
+        let error = &answer["error"];
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}: {answer}");
+        assert_eq!(error["code"], "unsupported_parameter", "{path}: {answer}");
+        assert_eq!(error["param"], param, "{path}: {answer}");
+        let message =
+            format!("`{param}` is not supported by this server: leave it out, or give {values}");
+        assert_eq!(error["message"], message, "{path}");
+    }
+    let (_, answer) = post(
+        "/v1/chat/completions",
+        &json!({"messages": messages, "stroe": false}),
+    );
+    assert_eq!(answer["error"]["code"], "unknown_parameter", "{answer}");
+}
+
+#[test]
+fn a_list_is_taken_for_no_object() {
+    let messages = json!([{"role": "user", "content": SUM}]);
+    for (path, body, param) in [
+        (
+            "/v1/chat/completions",
+            json!({"messages": messages, "response_format": []}),
+            "response_format",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": messages, "response_format": ["text", null]}),
+            "response_format",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [["user", SUM]]}),
+            "messages[0]",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": messages, "stream": true, "stream_options": [true, false]}),
+            "stream_options",
+        ),
+        (
+            "/generate",
+            json!({"prompt": SUM, "structured_outputs": [null, "a", null, null]}),
+            "structured_outputs",
+        ),
+        (
+            "/judge",
+            json!({"prompt": SUM, "candidates": ["62", "52"], "log": [true, false]}),
+            "log",
+        ),
+    ] {
+        let (status, answer) = post(path, &body);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {body}: {answer}");
+        assert_eq!(answer["error"]["param"], param, "{path} {body}");
+        let message = format!("`{param}` must be an object, not a list");
+        assert_eq!(answer["error"]["message"], message, "{path} {body}");
+    }
+}
+
+#[test]
+fn nothing_to_draw_from_is_refused_by_name_with_a_grammar_too() {
+    for (path, more, param) in [
+        ("/v1/chat/completions", json!({"top_p": 0}), "top_p"),
+        (
+            "/v1/chat/completions",
+            json!({"max_tokens": 0}),
+            "max_tokens",
+        ),
+        (
+            "/v1/completions",
+            json!({"max_tokens": 0}),
+            "structured_outputs",
+        ),
+        ("/generate", json!({"max_tokens": 0}), "max_tokens"),
+    ] {
+        let mut body = match path {
+            "/v1/chat/completions" => json!({"messages": [{"role": "user", "content": SUM}]}),
+            _ => json!({"prompt": SUM}),
+        };
+        body["structured_outputs"] = json!({"choice": ["a", "b"]});
+        let fields = body.as_object_mut().unwrap();
+        fields.extend(more.as_object().unwrap().clone());
+        let (status, answer) = post(path, &body);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {body}: {answer}");
+        assert_eq!(answer["error"]["param"], param, "{path} {body}: {answer}");
+    }
+}

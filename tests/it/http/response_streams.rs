@@ -153,7 +153,7 @@ fn a_stream_that_fails_says_so_in_its_last_events() {
     };
     assert_eq!(
         (&error["code"], &error["param"]),
-        (&json!("deadline_exceeded"), &Value::Null)
+        (&json!("deadline_exceeded"), &json!("timeout"))
     );
     let response = &failed["response"];
     assert_eq!(

@@ -22,7 +22,7 @@ use crate::http::AppState;
 use crate::http::beside::{Beside, Shared};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::identity::Identity;
-use crate::http::neutral;
+use crate::http::neutral::{self, Tables};
 use crate::http::sampling::{SamplingBody, cache_salt, turn};
 use crate::service::Question;
 use answer::DecisionsAnswer;
@@ -36,6 +36,8 @@ const MAX_QUESTIONS: usize = 400;
 pub struct Nothing {}
 
 impl Shared for Nothing {
+    const UNSUPPORTED: Tables = Tables::DECISIONS;
+
     fn names() -> &'static BTreeSet<String> {
         static NAMES: BTreeSet<String> = BTreeSet::new();
         &NAMES

@@ -26,7 +26,8 @@ impl AppState {
                     "the model {asked:?} is not served; use {:?}",
                     self.model_name
                 ),
-            )),
+            )
+            .about("model")),
             _ => Ok(()),
         }
     }

@@ -13,6 +13,7 @@ use super::neutral;
 use crate::http::beside::{Shared, properties};
 use crate::http::error::ApiError;
 use crate::http::format::FormatKind;
+use crate::http::neutral::Tables;
 use crate::http::sampling::SamplingBody;
 use crate::service::Ending;
 use engine::MAX_LOGPROBS;
@@ -349,6 +350,8 @@ impl ToSchema for ResponsesSampling {
 }
 
 impl Shared for ResponsesSampling {
+    const UNSUPPORTED: Tables = neutral::ALL;
+
     fn names() -> &'static BTreeSet<String> {
         static NAMES: LazyLock<BTreeSet<String>> =
             LazyLock::new(|| properties(ResponsesSampling::schema()));

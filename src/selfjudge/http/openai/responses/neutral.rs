@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::http::neutral::Neutral::{Any, At};
-use crate::http::neutral::{Kind, PART, Row, STREAM_OPTIONS, VLLM, strip};
+use crate::http::neutral::{Kind, PART, Row, STREAM_OPTIONS, Tables, VLLM, strip};
 
 /// Fields of the body. Fields that are returned with the answer are declared in the body.
 pub const BODY: &[Row] = &[
@@ -57,6 +57,12 @@ const ITEM_PART: &[Row] = &[
     // The text as parsed by openai-python.
     ("parsed", Any(Kind::Value)),
 ];
+
+/// All tables.
+pub const ALL: Tables = Tables {
+    top: &[BODY, VLLM],
+    inner: &[REASONING, TEXT, STREAM_OPTIONS, ITEM, PART, ITEM_PART],
+};
 
 /// Removes fields without effect from a body.
 pub fn strip_body(body: &mut Map<String, Value>) {
