@@ -58,6 +58,26 @@ fn the_reference_of_settings_is_the_programs() {
     );
 }
 
+#[test]
+fn every_setting_has_a_plain_meaning() {
+    let page = fs::read_to_string(root().join("docs/settings.md")).unwrap();
+    let rows: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    assert!(rows.len() > 200, "{}", rows.len());
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        assert_eq!(cells.len(), 3, "a cell has no table: {row}");
+        let meaning = cells[2].trim();
+        assert!(!meaning.is_empty(), "a setting needs a doc comment: {row}");
+        assert!(!meaning.contains("[`") && !meaning.contains("\\|"), "{row}");
+        let default = cells[1].trim().trim_matches('`');
+        let is_number = default.parse::<f64>().is_ok();
+        assert!(!is_number || default.len() < 10, "a number is short: {row}");
+    }
+}
+
 /// Writes the options of a command and of its subcommands.
 fn commands(page: &mut String, command: &clap::Command, path: &str, top: bool) {
     let options = command.get_arguments().filter(|option| {
@@ -240,7 +260,9 @@ fn kind(ty: &Type) -> String {
 
 /// Writes the keys of a settings file.
 fn file(page: &mut String, structs: &Structs, title: &str, root: &str, defaults: &impl Serialize) {
-    let defaults = serde_json::to_value(defaults).unwrap();
+    // Through text: as a value, a number of single precision would have the digits of a double.
+    let defaults = serde_json::to_string(defaults).unwrap();
+    let defaults: Value = serde_json::from_str(&defaults).unwrap();
     write!(
         page,
         "\n## {title}\n\nA TOML file. Keys and tables that it lacks keep their defaults.\n"

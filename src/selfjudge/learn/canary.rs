@@ -31,8 +31,11 @@ pub struct CanaryBands {
     /// The largest share of either side's answers that one principal may have; the excess is weighted down proportionally.
     /// Nothing is compared if there are fewer principals than `1 / principal_share`.
     pub principal_share: f64,
+    /// Maximum share of the canary's answers that fail, minus the policy's.
     pub max_errors: f64,
+    /// Maximum share of the canary's answers that are cut off, minus the policy's.
     pub max_truncated: f64,
+    /// Maximum ratio of the mean lengths of both versions' answers, whichever is longer.
     pub max_length_ratio: f64,
 }
 

@@ -13,6 +13,8 @@ pub struct StageConfig {
     pub prompts: usize,
     /// Prompts per update.
     pub batch: usize,
+    /// The order in which a stage takes its prompts: `easy_first` (first those on which the judge is most certain about two fresh answers) or
+    /// `as_logged`.
     pub order: StageOrder,
     /// Size of the pool of prompts that are ranked together, in stages, from 1 to 16. A stage takes the easiest of up to `pool * prompts`
     /// waiting prompts and leaves the rest to the stages after it. 1 ranks each stage's prompts separately. Has no effect with
@@ -33,6 +35,7 @@ pub struct StageConfig {
     pub checkpoint_every: u64,
     /// A stage stops early, and is evaluated as it is, once the mean KL divergence of an answer from generation 0 exceeds this (nats).
     pub kl_budget: f64,
+    /// Seed of the draws of prompts, samples and order.
     pub seed: u64,
 }
 
@@ -78,7 +81,9 @@ pub enum StageOrder {
 pub struct RolloutConfig {
     /// Answers per prompt, at least two.
     pub samples: usize,
+    /// Temperature of the samples.
     pub temperature: f32,
+    /// Nucleus of the samples: only the most probable tokens whose probabilities add up to this.
     pub top_p: f32,
     /// Maximum tokens of an answer. A longer one is cut off and makes no pair.
     pub max_tokens: usize,
@@ -103,6 +108,7 @@ impl Default for RolloutConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JudgingConfig {
+    /// The treatment of a pair whose two orders name different winners: `drop`, `soften` (the label is the averaged probability) or `keep`.
     pub disagreement: Disagreement,
     /// Pairs whose probability is closer to 0.5 than this are dropped.
     pub min_margin: f32,
@@ -176,7 +182,9 @@ impl Default for ContrastConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OpposedPrinciples {
+    /// The system message for the better answer.
     pub good: String,
+    /// The system message for the worse answer.
     pub bad: String,
 }
 

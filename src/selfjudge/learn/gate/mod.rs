@@ -50,27 +50,21 @@ pub struct GateConfig {
     pub answers: usize,
     pub win_rate: SequentialTest,
     /// Whether a candidate passes if the sequential test is undecided after all `prompts * answers` duels and it won at least half of
-    /// them. With the default test, the probability of passing by the true win rate is ([`GateConfig::pass_rate`] computes it):
-    ///
-    /// | duels | `pass_undecided` | .44 | .46 | .48 | .50 | .52 | .55 | .58 | .60 |
-    /// |---|---|---|---|---|---|---|---|---|---|
-    /// | 128 | true | .099 | .203 | .352 | .529 | .700 | .885 | .970 | .990 |
-    /// | 128 | false | .001 | .003 | .011 | .031 | .075 | .214 | .446 | .621 |
-    /// | 256 | false | .002 | .007 | .029 | .092 | .228 | .560 | .858 | .955 |
-    /// | 400 | false | .002 | .009 | .040 | .138 | .348 | .758 | .964 | .994 |
-    /// | 800 | false | .002 | .009 | .047 | .186 | .487 | .892 | .987 | .997 |
-    ///
-    /// Equal answers are ties and are left out, because a tie does not show which is better.
+    /// them; docs/learning.md has the probability of passing by the true win rate. Equal answers are ties and are left out, because a tie
+    /// does not show which is better.
     pub pass_undecided: bool,
+    /// Minimum win rate against the live policy among answers of equal length, from 0 to 1.
     pub min_length_controlled: f64,
     /// Bound on the mean KL divergence from generation 0, nats per answer.
     pub max_kl: f64,
     /// Bound on the Frobenius norm of a layer's change over that of the layer.
     pub max_norm: f64,
-    /// Bound in nats per answer; see [`Measurements::step_zero`].
+    /// Bound, in nats per answer, on the difference between policy and reference before the stage's first update, where they are equal but
+    /// for rounding.
     pub max_step_zero: f64,
-    /// Bound in nats per token.
+    /// Bound, in nats per token, on the difference between the log-probabilities of the trainer and of the engine.
     pub max_parity: f64,
+    /// Maximum share of the candidate's answers that are cut off, minus the live policy's.
     pub max_truncated: f64,
     /// A file of uncontroversial preference pairs (any training format; `sft` and `judge` set each pair's use) on which policy and judge
     /// must not lose accuracy. Without it the model directory's `anchors.jsonl` is used; without that the two gates are shown as not
@@ -360,13 +354,16 @@ fn win_rate(config: &GateConfig, duels: &[Duel]) -> GateResult {
     let ties = duels.len() - count;
     GateResult {
         gate: "win_rate".into(),
-        value: Some(mean),
+        value: (!duels.is_empty()).then_some(mean),
         bound: config.win_rate.p1,
         passed,
-        note: Some(format!(
-            "{outcome} after {taken} of {count} duels, {:.3} of them won, beside {ties} ties",
-            won / count.max(1) as f64
-        )),
+        note: Some(match count {
+            0 => format!("{outcome}: no duel was decided, beside {ties} ties"),
+            _ => format!(
+                "{outcome} after {taken} of {count} duels, {:.3} of them won, beside {ties} ties",
+                won / count as f64
+            ),
+        }),
     }
 }
 

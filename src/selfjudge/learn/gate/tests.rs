@@ -140,7 +140,6 @@ fn the_documented_pass_rates_are_those_of_the_test() {
     ];
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let doc = std::fs::read_to_string(root.join("../../docs/learning.md")).unwrap();
-    let code = include_str!("mod.rs");
     for (prompts, pass_undecided, documented) in rows {
         let config = GateConfig {
             prompts,
@@ -157,7 +156,7 @@ fn the_documented_pass_rates_are_those_of_the_test() {
         let cells = documented.map(|rate| format!("{rate:.3}"));
         let cells = cells.map(|cell| cell.trim_start_matches('0').to_owned());
         let row = format!("| {prompts} | {pass_undecided} | {} |", cells.join(" | "));
-        assert!(code.contains(&row) && doc.contains(&row), "{row}");
+        assert!(doc.contains(&row), "{row}");
     }
     let default = GateConfig::default();
     assert!(default.pass_rate(0.58) >= 0.9 && default.pass_rate(0.48) <= 0.05);
