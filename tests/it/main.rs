@@ -23,6 +23,7 @@ mod serving;
 mod settings_reference;
 mod spans;
 mod support;
+mod told;
 mod weights_files;
 mod weights_types;
 

@@ -25,10 +25,17 @@ impl Server {
 
     /// Starts the server with these variables in its environment.
     fn start_in(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_selfjudge"));
+        command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
-            .envs(environment.iter().copied())
+            .envs(environment.iter().copied());
+        Self::started(command)
+    }
+
+    /// Starts the server by a command, and waits for its address.
+    pub fn started(mut command: Command) -> Self {
+        let mut child = command
             // No call of a test may go through a proxy.
             .env("NO_PROXY", "127.0.0.1")
             .stderr(Stdio::piped())
