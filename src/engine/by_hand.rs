@@ -29,6 +29,8 @@ impl ByHand {
         SchedulerConfig {
             max_batch_tokens,
             max_sequences,
+            target_itl: None,
+            max_drafts: 0,
             background: BackgroundConfig::default().limits,
         }
     }

@@ -1,5 +1,8 @@
 //! Settings of the engine: limits on memory, steps and queues.
 
+use std::time::Duration;
+
+use super::scheduler::TARGET_ITL;
 use super::{BackgroundLimits, EngineError, KvCacheDtype, QueueLimits, TenantShare};
 
 /// Settings of the engine.
@@ -15,6 +18,12 @@ pub struct EngineConfig {
     /// The maximum number of tokens computed in a step. It bounds the activations, the largest memory beside the weights and the cache, and
     /// the longest time that a sequence waits for its next token. A CPU is as fast with 512 as with more; a GPU needs thousands.
     pub max_batch_tokens: usize,
+    /// The time between two tokens of a sequence that prompts beside it should not exceed. Steps are shortened to it by their measured cost,
+    /// though prompts get at least half of the time. None if only `max_batch_tokens` limits a step.
+    pub target_itl: Option<Duration>,
+    /// The maximum number of tokens proposed ahead of a sequence that runs alone, from what followed its last tokens before; 0 proposes none.
+    /// The answer stays the same to the bit. Tokens are proposed where the measured costs of steps show that this is faster.
+    pub max_drafts: usize,
     /// The maximum number of sequences that run at once.
     pub max_concurrent: usize,
     /// Whether requests share the KV cache blocks of common prefixes.
@@ -60,6 +69,8 @@ impl Default for EngineConfig {
             max_model_len: None,
             block_size: 16,
             max_batch_tokens: 512,
+            target_itl: Some(TARGET_ITL),
+            max_drafts: 8,
             max_concurrent: 128,
             prefix_caching: true,
             shared_prefix_cache: false,

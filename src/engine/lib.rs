@@ -49,6 +49,8 @@ mod kv_cache;
 mod model_runner;
 mod output;
 #[cfg(test)]
+mod pace_tests;
+#[cfg(test)]
 mod policy_tests;
 #[cfg(test)]
 mod prompt_tests;
@@ -60,6 +62,8 @@ mod sampling_params;
 mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
+#[cfg(test)]
+mod speculation_tests;
 mod start;
 mod stats;
 mod stop_ids;

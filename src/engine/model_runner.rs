@@ -31,7 +31,8 @@ pub struct WeightsRun {
 
 /// A draw from one of a step's rows of logits.
 pub struct RowDraw<'a> {
-    /// The index of the row among the requests that sample, in the output's order. Siblings draw from one row.
+    /// The index of the row among those that are drawn from, in the output's order: one for each request that samples, and one for each of
+    /// its drafts. Siblings draw from one row.
     pub row: usize,
     pub spec: DrawSpec<'a>,
 }
@@ -172,14 +173,19 @@ impl ModelRunner {
                 rows.push((ids.len() + place - from) as u32);
             }
             ids.extend_from_slice(&request.tokens.tokens()[from..to]);
+            let last = ids.len() as u32 - 1;
+            let drafts = &request.drafts.tokens[..scheduled.drafts];
+            ids.extend_from_slice(drafts);
             cu_seqlens.push(ids.len() as u32);
-            seq_lens.push(to as u32);
+            seq_lens.push((to + drafts.len()) as u32);
             prompt_lens.push(request.num_prompt_tokens as u32);
             let table = scheduler.kv().block_table(scheduled.id);
             block_tables.push(table.iter().map(|block| block.0).collect());
             if scheduled.samples {
-                sampled.push(rows.len() as u32);
-                rows.push(ids.len() as u32 - 1);
+                for row in last..ids.len() as u32 {
+                    sampled.push(rows.len() as u32);
+                    rows.push(row);
+                }
             }
         }
         let cache = &self.caches[0];

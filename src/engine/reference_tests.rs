@@ -153,7 +153,8 @@ fn every_sequence_of_any_mix_is_what_the_dense_decoder_makes_of_it_alone() {
         let max_batch_tokens = max_sequences + rng.random_range(1..40);
         // Room for a little more than the longest sequence, or for all sequences.
         let tokens = LONGEST + 12 + [4, 40, 1000][rng.random_range(0..3)];
-        let limits = ByHand::limits(max_batch_tokens, max_sequences);
+        let mut limits = ByHand::limits(max_batch_tokens, max_sequences);
+        limits.max_drafts = rng.random_range(0..4);
         let num_blocks = tokens.div_ceil(block_size);
         let mut engine = ByHand::new(&decoder, limits, num_blocks, block_size);
         let shared: Vec<u32> = (0..30).map(|_| rng.random_range(5..380)).collect();

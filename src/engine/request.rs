@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::StopIds;
 use super::kv_cache::HashedTokens;
+use super::scheduler::Drafts;
 use super::tenant::Tenant;
 
 /// The id of a request, unique during the life of the engine.
@@ -76,6 +77,9 @@ pub struct Request {
     pub tenant: Tenant,
     /// The last step that computed a token of it: where a tenant gets fewer tokens than it has sequences, these take turns.
     pub last_step: u64,
+    /// Whether tokens may be proposed ahead of it.
+    pub speculates: bool,
+    pub drafts: Drafts,
 }
 
 impl Request {
@@ -94,6 +98,8 @@ impl Request {
             class: Class::default(),
             tenant: Tenant::default(),
             last_step: 0,
+            speculates: false,
+            drafts: Drafts::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 mod world;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -32,11 +33,13 @@ fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     // Sequences removed as a request, as a sibling, and as a request whose siblings continue.
     let mut removals = [0; 3];
+    let mut accepted = 0;
     for round in 0..2500 {
         let sequences = rng.random_range(1..10);
         let mut config = config(sequences + rng.random_range(1..30), sequences);
         config.background.fill_beside = rng.random_range(0..6);
         config.background.tokens_alone = rng.random_range(1..20);
+        config.max_drafts = rng.random_range(0..5);
         let num_blocks = rng.random_range(8..40);
         let mut world = World::new(num_blocks, config, round % 5 != 0);
         let (mut begun, mut ended, mut removed) = (0, 0, 0);
@@ -67,12 +70,21 @@ fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
                     removals[kind] += 1;
                 }
             }
-            ended += world.step(|_| rng.random_range(0..9)).1.len();
+            // Few different tokens, so that some drafts are right.
+            let (output, finished) =
+                world.step(|_| [0, 1, 1, 1, 2, 2, 2, 2, 8][rng.random_range(0..9)]);
+            ended += finished.len();
+            // Steps of equal cost: drafts pay.
+            world
+                .scheduler
+                .observe(output.work, Duration::from_millis(1));
         }
+        accepted += world.accepted;
         ended += world.drain(&mut rng);
         assert_eq!(begun, ended + removed);
     }
     assert!(removals.iter().all(|&count| count > 200), "{removals:?}");
+    assert!(accepted > 200, "{accepted} drafts were accepted");
 }
 
 #[test]

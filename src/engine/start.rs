@@ -81,6 +81,8 @@ impl Parts {
         let limits = SchedulerConfig {
             max_batch_tokens: config.max_batch_tokens,
             max_sequences: config.max_concurrent,
+            target_itl: config.target_itl,
+            max_drafts: config.max_drafts,
             background: background.limits,
         };
         let runner = ModelRunner::new(decoder.clone(), num_blocks, block_size, kv_dtype)?;

@@ -44,6 +44,8 @@ impl EngineStats {
 
     pub fn step(&self, output: &SchedulerOutput, scheduler: &Scheduler) {
         self.0.step_tokens.observe(output.num_tokens() as f64);
+        let drafts: usize = output.scheduled.iter().map(|s| s.drafts).sum();
+        self.0.drafts.inc_by(drafts as u64);
         self.0.preemptions.inc_by(output.preempted.len() as u64);
         self.update_gauges(scheduler);
     }
@@ -93,6 +95,10 @@ impl EngineStats {
                 call.scheduled(times.arrival, scheduled, prompt, cached.unwrap_or(0));
             }
         }
+    }
+
+    pub fn draft_accepted(&self) {
+        self.0.accepted_drafts.inc();
     }
 
     pub fn token(&self, times: &mut RequestTimes, now: Instant) {

@@ -16,25 +16,42 @@ use text::GrammarError;
 /// A sequence's next token, or the error that prevented it.
 pub type Drawn = (RequestId, Result<SampledToken, RequestFailure>);
 
-/// A sequence whose next token is drawn in a step, and the index of its row of logits.
-#[derive(Debug, Clone, Copy)]
+/// A sequence whose next token is drawn in a step, and the tokens after it as far as its drafts are accepted.
+#[derive(Debug)]
 pub(super) struct Due {
     id: RequestId,
+    /// The index of its first row of logits; those of its drafts follow.
     row: usize,
+    drafts: Vec<u32>,
+    /// The sampler's states after each draft, if it is accepted, advanced to the next draw.
+    ahead: Vec<Sampler>,
 }
 
 /// A sample on its way to its next token.
 struct Taking {
     id: RequestId,
     sample: Sample,
-    drawn: Option<Result<Draw, DrawError>>,
-    token: Option<Result<SampledToken, RequestFailure>>,
+    drafts: Vec<u32>,
+    /// One draw, and one for each draft.
+    drawn: Vec<Result<Draw, DrawError>>,
+    tokens: Vec<Result<SampledToken, RequestFailure>>,
 }
 
 impl Taking {
+    /// Takes the draws up to the first that differs from its draft.
     fn take(&mut self) {
-        let drawn = self.drawn.take();
-        self.token = drawn.map(|drawn| self.sample.accept(drawn));
+        for (at, drawn) in std::mem::take(&mut self.drawn).into_iter().enumerate() {
+            if at > 0 {
+                self.sample.advance();
+            }
+            let token = self.sample.accept(drawn);
+            let draft = self.drafts.get(at).copied();
+            let accepted = matches!(&token, Ok(token) if Some(token.id) == draft);
+            self.tokens.push(token);
+            if !accepted {
+                return;
+            }
+        }
     }
 }
 
@@ -52,6 +69,12 @@ impl Sample {
         let sampler = self.sampler.as_deref_mut();
         let sampler = sampler.expect("a sampler is created before the first draw; this is a bug");
         (&self.job, sampler)
+    }
+
+    /// Advances the sampler to its next draw.
+    fn advance(&mut self) {
+        let (job, sampler) = self.sampling();
+        sampler.advance(&job.params);
     }
 
     /// Takes the drawn token.
@@ -107,15 +130,22 @@ impl EngineCore {
     /// Returns the sequences that draw in this step, with their samplers advanced. Siblings draw from the last row of their prompt.
     pub(super) fn prepare_draws(&mut self, output: &SchedulerOutput) -> Vec<Due> {
         let mut due = Vec::new();
-        let sampling = output.scheduled.iter().filter(|s| s.samples);
-        for (row, scheduled) in sampling.enumerate() {
+        let mut row = 0;
+        for scheduled in output.scheduled.iter().filter(|s| s.samples) {
+            let first = row;
+            row += 1 + scheduled.drafts;
             let Some(request) = self.scheduler.request(scheduled.id) else {
                 continue;
             };
             let siblings = request.siblings.iter().take(scheduled.forks);
             let ids = std::iter::once(&scheduled.id).chain(siblings);
             let known = ids.filter(|id| self.samples.contains_key(id));
-            due.extend(known.map(|&id| Due { id, row }));
+            due.extend(known.map(|&id| Due {
+                id,
+                row: first,
+                drafts: request.drafts.tokens[..scheduled.drafts].to_vec(),
+                ahead: Vec::new(),
+            }));
         }
         let is_new = |due: &&Due| self.samples[&due.id].sampler.is_none();
         let new: Vec<RequestId> = due.iter().filter(is_new).map(|due| due.id).collect();
@@ -127,42 +157,46 @@ impl EngineCore {
             false => new.iter_mut().for_each(|(_, s)| s.start_sampling()),
         }
         self.samples.extend(new);
-        for due in &due {
+        for due in &mut due {
             if let Some(sample) = self.samples.get_mut(&due.id) {
+                sample.advance();
                 let (job, sampler) = sample.sampling();
-                sampler.advance(&job.params);
+                due.ahead = sampler.ahead(&job.params, &due.drafts);
             }
         }
         due
     }
 
     /// Returns the descriptions of the draws that [`Self::prepare_draws`] prepared.
-    pub(super) fn describe_draws(&self, due: &[Due]) -> Vec<RowDraw<'_>> {
-        let describe = |due: &Due| {
+    pub(super) fn describe_draws<'a>(&'a self, due: &'a [Due]) -> Vec<RowDraw<'a>> {
+        let describe = |due: &'a Due| {
             let sample = self.samples.get(&due.id)?;
-            let spec = sample.sampler.as_ref()?.spec(&sample.job.params);
-            Some(RowDraw { row: due.row, spec })
+            let samplers = sample.sampler.as_deref().into_iter().chain(&due.ahead);
+            Some((due.row..).zip(samplers).map(|(row, sampler)| RowDraw {
+                row,
+                spec: sampler.spec(&sample.job.params),
+            }))
         };
-        due.iter().filter_map(describe).collect()
+        due.iter().filter_map(describe).flatten().collect()
     }
 
     /// Takes the drawn tokens, in the order of `due`.
     pub(super) fn accept_draws(
         &mut self,
-        due: &[Due],
+        due: Vec<Due>,
         drawn: Vec<Result<Draw, DrawError>>,
     ) -> Vec<Drawn> {
-        let samples = self.take_samples(due.iter().map(|due| due.id));
-        let mut draws: Vec<Taking> = samples
-            .into_iter()
-            .zip(drawn)
-            .map(|((id, sample), drawn)| Taking {
-                id,
-                sample,
-                drawn: Some(drawn),
-                token: None,
+        let mut drawn = drawn.into_iter();
+        let mut take = |due: Due| {
+            Some(Taking {
+                id: due.id,
+                sample: self.samples.remove(&due.id)?,
+                drawn: drawn.by_ref().take(1 + due.drafts.len()).collect(),
+                drafts: due.drafts,
+                tokens: Vec::new(),
             })
-            .collect();
+        };
+        let mut draws: Vec<Taking> = due.into_iter().filter_map(&mut take).collect();
         // A grammar computes its next mask here.
         let with_grammar = |taking: &Taking| taking.sample.job.grammar.is_some();
         match draws.iter().any(with_grammar) {
@@ -171,11 +205,11 @@ impl EngineCore {
         }
         let mut accepted = Vec::with_capacity(draws.len());
         for Taking {
-            id, sample, token, ..
+            id, sample, tokens, ..
         } in draws
         {
             self.samples.insert(id, sample);
-            accepted.extend(token.map(|token| (id, token)));
+            accepted.extend(tokens.into_iter().map(|token| (id, token)));
         }
         accepted
     }

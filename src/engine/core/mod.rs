@@ -15,7 +15,9 @@ use crate::model_runner::{ModelRunner, WeightsRun};
 use crate::output::{RequestFailure, StreamEvent};
 use crate::request::{FinishReason, Request, RequestId};
 use crate::sampler::SampledToken;
-use crate::scheduler::{NextToken, Scheduler, SchedulerOutput};
+#[cfg(test)]
+use crate::scheduler::Work;
+use crate::scheduler::{Finished, NextToken, Scheduler, SchedulerOutput};
 use crate::stats::{EngineStats, RequestTimes};
 use job::{Job, OpenJob, Sample};
 use kernels::device::DeviceArbiter;
@@ -96,6 +98,12 @@ impl EngineCore {
         &self.scheduler
     }
 
+    /// Records the duration of a step that was not computed.
+    #[cfg(test)]
+    pub fn observe(&mut self, work: Work, took: std::time::Duration) {
+        self.scheduler.observe(work, took);
+    }
+
     /// Returns the number of samples that have a sampler, and with it the state of their grammar.
     #[cfg(test)]
     pub fn samplers(&self) -> usize {
@@ -167,6 +175,8 @@ impl EngineCore {
         request.scores_prompt =
             job.params.prompt_logprobs.is_some() && request.num_prompt_tokens > 1;
         self.metrics.samples_added(job.weights.name(), samples);
+        // A grammar's state cannot be followed ahead of the drawn tokens.
+        request.speculates = job.grammar.is_none();
         if let Some(reusable) = reusable_tokens {
             request.num_reusable_tokens = reusable;
         }
@@ -201,7 +211,7 @@ impl EngineCore {
                 self.score(&output, &computed)?;
                 Ok(computed.draws)
             });
-        let drawn = drawn.map(|drawn| self.accept_draws(&due, drawn));
+        let drawn = drawn.map(|drawn| self.accept_draws(due, drawn));
         // The runs hold weights leases, which must be released before a client has its whole answer.
         drop(runs);
         match drawn {
@@ -337,17 +347,25 @@ impl EngineCore {
     fn count(
         &mut self,
         sampled: Vec<(RequestId, SampledToken)>,
-        finished: &[(RequestId, FinishReason)],
+        finished: &[Finished],
     ) -> Vec<(mpsc::UnboundedSender<StreamEvent>, StreamEvent)> {
         let now = Instant::now();
-        let finished: HashMap<RequestId, FinishReason> = finished.iter().copied().collect();
+        let finished: HashMap<usize, FinishReason> = finished
+            .iter()
+            .map(|ended| (ended.at, ended.reason))
+            .collect();
         let mut events = Vec::with_capacity(sampled.len());
-        for (id, token) in sampled {
-            let reason = finished.get(&id).copied();
+        let mut before = None;
+        for (at, (id, token)) in sampled.into_iter().enumerate() {
+            let reason = finished.get(&at).copied();
+            // Tokens drawn from drafts after a sequence's last token belong to no sample.
             let Some(sample) = self.samples.get_mut(&id) else {
                 continue;
             };
             self.metrics.token(&mut sample.times, now);
+            if before.replace(id) == Some(id) {
+                self.metrics.draft_accepted();
+            }
             let event = StreamEvent::Token {
                 index: sample.index,
                 id: token.id,

@@ -83,6 +83,35 @@ impl Sampler {
         }
     }
 
+    /// Returns the states after each of `drafts`, as if they were drawn, advanced to the next draw; none for a sampler with a grammar, whose
+    /// state cannot be copied.
+    pub fn ahead(&self, params: &SamplingParams, drafts: &[u32]) -> Vec<Self> {
+        let mut states: Vec<Self> = Vec::with_capacity(drafts.len());
+        for &draft in drafts {
+            let Some(mut next) = states.last().unwrap_or(self).without_grammar() else {
+                break;
+            };
+            next.produced += 1;
+            if let Some(seen) = &mut next.seen {
+                seen.push(draft);
+            }
+            next.advance(params);
+            states.push(next);
+        }
+        states
+    }
+
+    /// Returns a copy, unless there is a grammar.
+    fn without_grammar(&self) -> Option<Self> {
+        self.grammar.is_none().then(|| Self {
+            rng: self.rng.clone(),
+            share: self.share,
+            seen: self.seen.clone(),
+            grammar: None,
+            produced: self.produced,
+        })
+    }
+
     /// Takes the drawn token.
     ///
     /// # Errors

@@ -31,6 +31,8 @@
 //! | `tokens` | the division of a step's tokens among requests |
 //! | `admit` | admission of waiting requests, and preemptions that make room for them |
 //! | `siblings` | the samples of one request |
+//! | `speculate` | tokens proposed ahead of a sequence that runs alone |
+//! | `pace` | the longest step beside decoding sequences |
 //! | `fair_share`, `step_cost` | each tenant's tokens in a step; the cost of a step |
 //! | `step`, `output`, `lines` | a step under construction; its work; ordered queues |
 
@@ -38,7 +40,9 @@ mod admit;
 mod fair_share;
 mod lines;
 mod output;
+mod pace;
 mod siblings;
+mod speculate;
 mod step;
 mod step_cost;
 mod tokens;
@@ -48,14 +52,16 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::kv_cache::KvCacheManager;
-use super::request::{Class, FinishReason, Request, RequestId};
+use super::request::{Class, Request, RequestId};
 use super::tenant::Tenant;
 use fair_share::FairShare;
 use lines::{Lines, Place};
 use step::Step;
-use step_cost::Work;
 
-pub use output::{NextToken, Scheduled, SchedulerOutput};
+pub use output::{Finished, NextToken, Scheduled, SchedulerOutput};
+pub use pace::TARGET_ITL;
+pub use speculate::Drafts;
+pub use step_cost::Work;
 
 /// The number of later arrivals of the next lower priority that a request goes before.
 pub const PRIORITY_STEP: i64 = 256;
@@ -70,6 +76,10 @@ pub struct SchedulerConfig {
     pub max_batch_tokens: usize,
     /// The maximum number of sequences that run at once.
     pub max_sequences: usize,
+    /// The time between two tokens of a sequence that prompts beside it should not exceed; none if only `max_batch_tokens` limits a step.
+    pub target_itl: Option<Duration>,
+    /// The maximum number of tokens proposed ahead of a sequence that runs alone; 0 proposes none.
+    pub max_drafts: usize,
     pub background: BackgroundLimits,
 }
 
@@ -218,9 +228,10 @@ impl Scheduler {
     /// Chooses a step's work: first the foreground's, then the background's from the remaining capacity.
     pub fn schedule(&mut self) -> SchedulerOutput {
         self.steps += 1;
+        self.propose_drafts();
         let mut step = Step {
             output: SchedulerOutput::default(),
-            budget: self.config.max_batch_tokens,
+            budget: self.token_limit(),
             forks: 0,
             shares: None,
         };
@@ -236,13 +247,10 @@ impl Scheduler {
         step.output
     }
 
-    /// Takes the sampled tokens after a step: one for every sequence of every request that was scheduled to its end, siblings included.
+    /// Takes the sampled tokens after a step: one for every sequence of every request that was scheduled to its end, siblings included, and
+    /// one more for every accepted draft, in their order. Tokens after the last one of a sequence are ignored.
     /// Returns the sequences that have ended; they are removed and their blocks free.
-    pub fn update(
-        &mut self,
-        output: &SchedulerOutput,
-        sampled: &[NextToken],
-    ) -> Vec<(RequestId, FinishReason)> {
+    pub fn update(&mut self, output: &SchedulerOutput, sampled: &[NextToken]) -> Vec<Finished> {
         for scheduled in &output.scheduled {
             // The request may have been removed while the step was computed.
             let Some((_, request)) = self.requests.get_mut(&scheduled.id) else {
@@ -257,18 +265,31 @@ impl Scheduler {
             }
         }
         let mut finished = Vec::new();
-        for &NextToken {
-            id,
-            token,
-            complete,
-        } in sampled
-        {
+        let mut accepted = 0;
+        for (at, &next) in sampled.iter().enumerate() {
+            let NextToken { id, token, .. } = next;
             let Some((_, request)) = self.requests.get_mut(&id) else {
                 continue;
             };
-            if let Some(reason) = request.push(token, complete) {
-                finished.push((id, reason));
+            let follows = at
+                .checked_sub(1)
+                .is_some_and(|before| sampled[before].id == id);
+            if follows {
+                // The token before it is a draft that the step has computed.
+                accepted += 1;
+                request.num_computed_tokens += 1;
+                let computed = request.num_computed_tokens;
+                self.kv.computed(id, &request.tokens, computed);
+            } else {
+                accepted = 0;
+            }
+            let ended = request.push(token, next.complete);
+            let more = sampled.get(at + 1).is_some_and(|next| next.id == id);
+            if let Some(reason) = ended {
+                finished.push(Finished { id, at, reason });
                 self.remove(id);
+            } else if !more {
+                request.drafts.settle(accepted);
             }
         }
         finished

@@ -2,7 +2,7 @@
 
 use super::step_cost::Work;
 use crate::kv_cache::BlockCopy;
-use crate::request::RequestId;
+use crate::request::{FinishReason, RequestId};
 
 /// The work of one request in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub struct Scheduled {
     pub num_tokens: usize,
     /// Whether these are its last tokens, so that the next token can be sampled.
     pub samples: bool,
+    /// The number of proposed tokens computed after these.
+    pub drafts: usize,
     /// The number of its siblings that become separate sequences with this step, and sample too.
     pub forks: usize,
 }
@@ -23,6 +25,15 @@ pub struct NextToken {
     pub token: u32,
     /// Whether the grammar allows no continuation.
     pub complete: bool,
+}
+
+/// A sequence that has ended with a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    pub id: RequestId,
+    /// The index of its last token among the sampled tokens.
+    pub at: usize,
+    pub reason: FinishReason,
 }
 
 /// A step's work.
@@ -38,6 +49,6 @@ pub struct SchedulerOutput {
 
 impl SchedulerOutput {
     pub fn num_tokens(&self) -> usize {
-        self.scheduled.iter().map(|s| s.num_tokens).sum()
+        self.scheduled.iter().map(|s| s.num_tokens + s.drafts).sum()
     }
 }

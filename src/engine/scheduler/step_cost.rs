@@ -110,6 +110,11 @@ impl StepCost {
         point.seconds += WEIGHT * (seconds - point.seconds);
     }
 
+    /// Returns whether a step has been measured.
+    pub fn is_measured(&self) -> bool {
+        self.points.iter().any(Option::is_some)
+    }
+
     /// Returns the seconds that one position adds to a step.
     fn seconds_a_position(&self) -> f64 {
         match self.variance > 0.0 {
@@ -170,8 +175,22 @@ impl StepCost {
     /// Returns the largest number of tokens, up to `most`, of a step that takes at most `times` as long as one of `own` work, where the
     /// tokens beyond `own` are like those of `others`; at least the tokens of `own`.
     pub fn tokens_within(&self, times: f64, own: Work, others: Work, most: usize) -> usize {
+        self.tokens_in(Duration::ZERO, times, own, others, most)
+    }
+
+    /// Works as [`Self::tokens_within`] for a step that takes at most `limit`, if that is longer than `times` the duration of `own`.
+    pub fn tokens_in(
+        &self,
+        limit: Duration,
+        times: f64,
+        own: Work,
+        others: Work,
+        most: usize,
+    ) -> usize {
         let (tokens, positions) = (own.tokens as f64, own.positions as f64);
-        let limit = times * self.seconds(tokens, positions);
+        let limit = limit
+            .as_secs_f64()
+            .max(times * self.seconds(tokens, positions));
         let each = others.positions_a_token();
         let takes = |all: usize| self.seconds(all as f64, positions + each * (all as f64 - tokens));
         let (mut fits, mut too_many) = (own.tokens, most + 1);
@@ -183,6 +202,25 @@ impl StepCost {
             }
         }
         fits.min(most)
+    }
+
+    /// Returns the number of drafts, up to `most`, with which a sequence of `own` work gets its tokens fastest; 0 unless the drafts save at
+    /// least the part `margin` of the time.
+    pub fn drafts_that_pay(&self, own: Work, accepted: f64, most: usize, margin: f64) -> usize {
+        let alone = self.seconds(own.tokens as f64, own.positions as f64);
+        let (mut best, mut least) = (0, (1.0 - margin) * alone);
+        // The expected number of tokens of a step with `drafts` drafts is 1 + accepted + ... + accepted^drafts.
+        let (mut tokens, mut chance) = (1.0, 1.0);
+        for drafts in 1..=most {
+            chance *= accepted;
+            tokens += chance;
+            let work = own.part(own.tokens + drafts);
+            let a_token = self.seconds(work.tokens as f64, work.positions as f64) / tokens;
+            if a_token < least {
+                (best, least) = (drafts, a_token);
+            }
+        }
+        best
     }
 }
 
@@ -248,6 +286,18 @@ mod tests {
         let mut curve = measured(|_| 1.0, &[1]);
         curve.observe(bare(1), Duration::from_secs(1000));
         assert!(curve.seconds(1.0, 0.0) < 1.5);
+    }
+
+    #[test]
+    fn drafts_pay_where_a_longer_step_costs_little_and_they_are_accepted() {
+        let lengths = [1, 2, 4, 8, 16];
+        let bound_by_memory = measured(|tokens| 20e-3 + 0.5e-3 * tokens as f64, &lengths);
+        let pay = |curve: &StepCost, accepted| curve.drafts_that_pay(bare(1), accepted, 8, 0.05);
+        assert_eq!(pay(&bound_by_memory, 0.95), 8);
+        assert_eq!(pay(&bound_by_memory, 0.02), 0);
+        assert!((1..8).contains(&pay(&bound_by_memory, 0.3)));
+        let bound_by_arithmetic = measured(|tokens| 1e-3 * tokens as f64, &lengths);
+        assert_eq!(pay(&bound_by_arithmetic, 0.95), 0);
     }
 
     #[test]

@@ -110,10 +110,19 @@ impl Scheduler {
         if num_tokens == 0 {
             return;
         }
+        let drafts = step.left(place.tenant) - num_tokens;
+        self.keep_drafts(place.id, drafts);
         loop {
-            if let Ok(copy) = self.kv.allocate(place.id, from, from + num_tokens) {
+            let drafts = self.requests[&place.id].1.drafts.tokens.len();
+            let to = from + num_tokens + drafts;
+            if let Ok(copy) = self.kv.allocate(place.id, from, to) {
                 step.output.copies.extend(copy);
                 break;
+            }
+            if drafts > 0 {
+                // No request loses its blocks to tokens that may be refused.
+                self.keep_drafts(place.id, 0);
+                continue;
             }
             match self.behind(place) {
                 Some(last) => self.preempt(last, step),
@@ -121,6 +130,13 @@ impl Scheduler {
             }
         }
         self.push(place, num_tokens, step);
+    }
+
+    /// Drops the drafts of a request beyond the first `most`.
+    fn keep_drafts(&mut self, id: RequestId, most: usize) {
+        if let Some((_, request)) = self.requests.get_mut(&id) {
+            request.drafts.tokens.truncate(most);
+        }
     }
 
     /// Returns the running request that is preempted first for `place`, if there is one: the last of the background, or the last of the
@@ -150,19 +166,22 @@ impl Scheduler {
             .expect("a running request is known; this is a bug")
             .1;
         request.last_step = self.steps;
-        step.output.work = step.output.work + Work::after(request.num_computed_tokens, num_tokens);
+        let drafts = request.drafts.tokens.len();
+        let all = num_tokens + drafts;
+        step.output.work = step.output.work + Work::after(request.num_computed_tokens, all);
         let samples = num_tokens == request.num_missing_tokens();
         let siblings = if samples { request.siblings.len() } else { 0 };
         let forks = match siblings {
             0 => 0,
             _ => self.places_for_siblings(place.class, siblings, step),
         };
-        step.take(place.tenant, num_tokens);
+        step.take(place.tenant, all);
         step.forks += forks;
         step.output.scheduled.push(Scheduled {
             id: place.id,
             num_tokens,
             samples,
+            drafts,
             forks,
         });
     }
@@ -177,13 +196,15 @@ impl Scheduler {
             .get_mut(&place.id)
             .expect("a running request is known; this is a bug");
         request.num_computed_tokens = 0;
+        request.drafts.tokens.clear();
         step.output.preempted.push(place.id);
         let scheduled = &mut step.output.scheduled;
         if let Some(at) = scheduled.iter().position(|s| s.id == place.id) {
             let undone = scheduled.remove(at);
             step.forks -= undone.forks;
-            step.budget += undone.num_tokens;
-            step.give(place.tenant, undone.num_tokens);
+            let tokens = undone.num_tokens + undone.drafts;
+            step.budget += tokens;
+            step.give(place.tenant, tokens);
         }
     }
 }

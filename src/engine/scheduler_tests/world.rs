@@ -7,7 +7,9 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::kv_cache::{BlockHash, HashedTokens, KvCacheManager};
 use crate::request::{Class, FinishReason, Request, RequestId, StopCriteria};
-use crate::scheduler::{BackgroundLimits, NextToken, Scheduler, SchedulerConfig, SchedulerOutput};
+use crate::scheduler::{
+    BackgroundLimits, Finished, NextToken, Scheduler, SchedulerConfig, SchedulerOutput,
+};
 use crate::tenant::Tenant;
 
 const BLOCK_SIZE: usize = 4;
@@ -25,6 +27,8 @@ pub struct World {
     /// Sequences that have arrived and not ended.
     alive: HashSet<RequestId>,
     pub computed: usize,
+    /// The number of accepted drafts.
+    pub accepted: usize,
 }
 
 fn prefix_hashes(tokens: &[u32]) -> impl Iterator<Item = u64> {
@@ -46,6 +50,7 @@ impl World {
             next_id: 0,
             alive: HashSet::new(),
             computed: 0,
+            accepted: 0,
         }
     }
 
@@ -120,6 +125,7 @@ impl World {
         request.priority = priority;
         request.class = class;
         request.tenant = tenant;
+        request.speculates = true;
         self.scheduler.add(request);
         id
     }
@@ -179,8 +185,10 @@ impl World {
             let table = self.scheduler.kv().block_table(scheduled.id);
             let end = request.num_computed_tokens + scheduled.num_tokens;
             assert_eq!(scheduled.samples, end == request.tokens.len());
-            let hashes = prefix_hashes(&request.tokens.tokens()[..end]);
-            for (position, hash) in hashes.enumerate() {
+            let drafts = &request.drafts.tokens[..scheduled.drafts];
+            assert!(drafts.is_empty() || scheduled.samples);
+            let tokens = [&request.tokens.tokens()[..end], drafts].concat();
+            for (position, hash) in prefix_hashes(&tokens).enumerate() {
                 let block = table[position / BLOCK_SIZE].0 as usize;
                 let slot = &mut self.slots[block][position % BLOCK_SIZE];
                 if position < request.num_computed_tokens {
@@ -195,19 +203,27 @@ impl World {
             if scheduled.samples {
                 let forks = request.siblings.iter().take(scheduled.forks);
                 for &id in std::iter::once(&scheduled.id).chain(forks) {
-                    let token = sample(id);
-                    sampled.push(NextToken {
-                        id,
-                        token,
-                        complete: token == COMPLETE,
-                    });
+                    let drawn = drafts.iter().map(Some).chain([None]);
+                    for draft in drawn {
+                        let token = sample(id);
+                        sampled.push(NextToken {
+                            id,
+                            token,
+                            complete: token == COMPLETE,
+                        });
+                        if draft != Some(&token) {
+                            break;
+                        }
+                        self.accepted += 1;
+                    }
                 }
             }
         }
         let finished = self.scheduler.update(&output, &sampled);
-        for (id, reason) in &finished {
+        for Finished { id, at, reason } in &finished {
             assert!(self.alive.remove(id));
-            let last = sampled.iter().find(|next| next.id == *id).unwrap().token;
+            assert_eq!(sampled[*at].id, *id);
+            let last = sampled[*at].token;
             match reason {
                 FinishReason::Stop => assert_eq!(last, STOP),
                 FinishReason::Complete => assert_eq!(last, COMPLETE),
@@ -215,7 +231,8 @@ impl World {
             }
         }
         self.check();
-        (output, finished)
+        let finished = finished.into_iter().map(|ended| (ended.id, ended.reason));
+        (output, finished.collect())
     }
 
     fn tokens_of(&self, class: Class, output: &SchedulerOutput) -> usize {
@@ -223,7 +240,9 @@ impl World {
             let request = self.scheduler.request(scheduled.id);
             request.is_some_and(|request| request.class == class)
         });
-        of_class.map(|scheduled| scheduled.num_tokens).sum()
+        of_class
+            .map(|scheduled| scheduled.num_tokens + scheduled.drafts)
+            .sum()
     }
 
     pub fn drain(&mut self, rng: &mut ChaCha8Rng) -> usize {
@@ -252,6 +271,8 @@ pub fn config(max_batch_tokens: usize, max_sequences: usize) -> SchedulerConfig 
     SchedulerConfig {
         max_batch_tokens,
         max_sequences,
+        target_itl: None,
+        max_drafts: 0,
         background: BackgroundLimits {
             fill_beside: 3,
             tokens_alone: 10,

@@ -74,6 +74,14 @@ pub struct ServeArgs {
     /// Maximum tokens per step: larger values take more memory and delay the next tokens of other sequences. A GPU needs thousands.
     #[arg(long, default_value_t = EngineConfig::default().max_batch_tokens, value_parser = positive)]
     max_batch_tokens: usize,
+    /// Milliseconds between two tokens of a sequence that prompts beside it should not exceed: steps compute as many prompt tokens
+    /// as fit by their measured cost, though prompts get at least half of the time. 0 computes up to max-batch-tokens in every step.
+    #[arg(long, default_value_t = 75, value_name = "MS")]
+    target_itl: u64,
+    /// Maximum tokens proposed ahead of a sequence that runs alone, from what followed its last tokens earlier in the prompt or answer.
+    /// Answers stay the same to the bit. Tokens are proposed only where the measured costs of steps show that it is faster; 0 never does.
+    #[arg(long, default_value_t = EngineConfig::default().max_drafts, value_name = "TOKENS")]
+    max_draft_tokens: usize,
     /// Maximum concurrent sequences.
     #[arg(long, default_value_t = EngineConfig::default().max_concurrent, value_parser = positive)]
     max_concurrent: usize,
@@ -268,6 +276,8 @@ impl ServeArgs {
             max_model_len: self.max_model_len,
             block_size: self.block_size,
             max_batch_tokens: self.max_batch_tokens,
+            max_drafts: self.max_draft_tokens,
+            target_itl: (self.target_itl > 0).then(|| Duration::from_millis(self.target_itl)),
             max_concurrent: self.max_concurrent,
             prefix_caching: !self.no_prefix_caching,
             shared_prefix_cache: self.shared_prefix_cache,
