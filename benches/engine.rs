@@ -110,6 +110,9 @@ fn measure(
     let config = EngineConfig {
         kv_cache_memory: 1 << 30,
         prefix_caching: false,
+        // A step computes one token of each sequence, and whole prompts.
+        max_drafts: 0,
+        target_itl: None,
         ..EngineConfig::default()
     };
     let (engine, thread) = Engine::start(weights, &config, Metrics::new("medium").engine)?;
