@@ -11,7 +11,7 @@ use super::packed::Packed;
 use super::parameters::ParameterSource;
 use super::{DecoderSpec, LayerSpec, ModelError};
 use kernels::{
-    logprob::{Scores, score},
+    logprob::Scores,
     nn::rotary::RotaryEmbedding,
     nn::{Adapted, AdaptedRows, Attention, AttentionBackend, Linear, Mlp, RmsNorm, Rotations},
 };
@@ -257,12 +257,11 @@ impl Decoder {
     /// # Errors
     /// Errors if the head is packed for serving: its weight is then not a tensor.
     pub fn score(&self, hidden: &Tensor, targets: &[u32]) -> Result<Scores, ModelError> {
-        let Some(weight) = self.head.plain_weight() else {
-            return Err(ModelError::Input(
-                "scoring needs the plain head, and this model is packed for serving".into(),
-            ));
-        };
-        Ok(score(hidden, weight, targets)?)
+        self.head.score(hidden, targets)?.ok_or_else(|| {
+            ModelError::Input(
+                "scoring needs the head of a trainer, and this model is packed for serving".into(),
+            )
+        })
     }
 
     /// Returns cos and sin of every packed token.

@@ -8,8 +8,8 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::{gemm_f32, linear};
-use crate::{Backward, fused, input, with_all_f32, with_f32};
+use super::{Frozen, gemm_f32, linear};
+use crate::{Backward, fused, input, with_all_f32};
 
 /// Computes the layer and its adapter, with their own backward pass if the weight is frozen.
 pub fn lora_linear(
@@ -22,8 +22,22 @@ pub fn lora_linear(
     if weight.track_op() || !fused(&[x, weight, a, b], Backward::Own) {
         return plain(x, weight, a, b, scale);
     }
+    lora_over(x, &Frozen::Tensor(weight.contiguous()?), a, b, scale)
+}
+
+/// Computes the layer and its adapter over a weight that is not trained, with their own backward pass.
+///
+/// # Errors
+/// Errors if the shapes do not fit, or if a tensor is not in f32 on the CPU.
+pub fn lora_over(
+    x: &Tensor,
+    weight: &Frozen,
+    a: &Tensor,
+    b: &Tensor,
+    scale: f64,
+) -> Result<Tensor> {
     let op = LoraLinear {
-        weight: weight.contiguous()?,
+        weight: weight.clone(),
         scale: scale as f32,
         dx: x.track_op(),
     };
@@ -37,7 +51,7 @@ pub fn plain(x: &Tensor, weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) ->
 }
 
 struct LoraLinear {
-    weight: Tensor,
+    weight: Frozen,
     scale: f32,
     dx: bool,
 }
@@ -66,22 +80,19 @@ impl CustomOp3 for LoraLinear {
         b: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let ((rows, k), (n, wk)) = (lx.shape().dims2()?, self.weight.dims2()?);
+        let ((rows, k), (n, wk)) = (lx.shape().dims2()?, self.weight.dims()?);
         let ((r, ak), (bn, br)) = (la.shape().dims2()?, lb.shape().dims2()?);
         if (wk, ak, bn, br) != (k, k, n, r) {
             candle_core::bail!(
-                "lora: x {:?} against weight {:?}, a {:?} and b {:?}",
+                "lora: x {:?} against weight [{n}, {wk}], a {:?} and b {:?}",
                 lx.dims(),
-                self.weight.dims(),
                 la.dims(),
                 lb.dims()
             );
         }
         let (x, a, b) = (input(x, lx)?, input(a, la)?, input(b, lb)?);
         let mut y = vec![0f32; rows * n];
-        with_f32(&self.weight, |w| {
-            gemm_f32(rows, n, k, x, (k, 1), w, (1, k), &mut y, (n, 1), false);
-        })?;
+        self.weight.product(x, rows, &mut y)?;
         let u = self.narrow(x, a, (rows, k, r));
         gemm_f32(rows, n, r, &u, (r, 1), b, (1, r), &mut y, (n, 1), true);
         Ok((CpuStorage::F32(y), (rows, n).into()))
@@ -101,7 +112,7 @@ impl CustomOp3 for LoraLinear {
         let mut da = vec![0f32; r * k];
         let mut db = vec![0f32; n * r];
         let mut dx = vec![0f32; if self.dx { rows * k } else { 0 }];
-        with_all_f32([x, a, b, &self.weight, &grad], |[x, a, b, w, g]| {
+        with_all_f32([x, a, b, &grad], |[x, a, b, g]| {
             let u = self.narrow(x, a, (rows, k, r));
             gemm_f32(n, r, rows, g, (1, n), &u, (r, 1), &mut db, (r, 1), false);
             let mut du = vec![0f32; rows * r];
@@ -109,10 +120,11 @@ impl CustomOp3 for LoraLinear {
             du.iter_mut().for_each(|du| *du *= self.scale);
             gemm_f32(r, k, rows, &du, (1, r), x, (k, 1), &mut da, (k, 1), false);
             if self.dx {
-                gemm_f32(rows, k, n, g, (n, 1), w, (k, 1), &mut dx, (k, 1), false);
+                self.weight.product_back(g, rows, &mut dx)?;
                 gemm_f32(rows, k, r, &du, (r, 1), a, (k, 1), &mut dx, (k, 1), true);
             }
-        })?;
+            Ok::<(), candle_core::Error>(())
+        })??;
         let tensor = |values, shape: (usize, usize)| Tensor::from_vec(values, shape, x.device());
         Ok((
             self.dx.then(|| tensor(dx, (rows, k))).transpose()?,

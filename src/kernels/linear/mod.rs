@@ -2,10 +2,12 @@
 //!
 //! Training: [`linear`] and [`lora_linear`] over [`gemm_f32`], with a backward. Serving: [`PackedLinear`], packed once at load.
 
+mod add;
 mod amx;
 mod autograd;
 mod dot;
 mod format;
+mod frozen;
 mod gemm;
 mod lora;
 mod packed;
@@ -19,8 +21,9 @@ mod widen;
 
 pub use autograd::{add_bias, linear, plain};
 pub use format::{WeightFormat, choose};
+pub use frozen::{Frozen, frozen_linear};
 pub use gemm::gemm_f32;
-pub use lora::lora_linear;
+pub use lora::{lora_linear, lora_over};
 pub use packed::PackedLinear;
 pub use panels::Element;
 pub use product::spreads;

@@ -9,7 +9,7 @@
 
 use std::mem::MaybeUninit;
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Storage, Tensor};
+use candle_core::{DType, Device, Result, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -20,8 +20,8 @@ use super::widen::{self, Panels};
 use super::{WeightFormat, dot, product};
 use crate::isa::Isa;
 use crate::micro::PANEL;
-use crate::scratch::{Line, PairLine, with_scratch, with_shared_scratch};
-use crate::{input, with_f32};
+use crate::scratch::{Line, PairLine, with_scratch};
+use crate::with_f32;
 
 /// The minimum number of rows that a task unpacks: those of a decode step are not worth waking the pool.
 const UNPACKED_ROWS: usize = 32;
@@ -216,12 +216,27 @@ impl PackedLinear {
             .par_chunks_mut(k.max(1))
             .zip(rows)
             .with_min_len(UNPACKED_ROWS)
-            .for_each(|(to, &row)| match &self.weight {
-                Weight::F32(lines) => unpack_f32(lines, row as usize, to),
-                Weight::Bf16(lines) => unpack_bf16(lines, row as usize, to),
-                Weight::Quantised(panels) => panels.unpack(row as usize, to),
-            });
+            .for_each(|(to, &row)| self.unpack_row(row as usize, to));
         Tensor::from_vec(values, (rows.len(), k), &Device::Cpu)
+    }
+
+    /// Writes rows of the weight to `to`, in f32, from row `first` on.
+    ///
+    /// # Panics
+    /// Panics if a row does not exist.
+    pub(super) fn unpack(&self, first: usize, to: &mut [f32]) {
+        to.par_chunks_mut(self.k.max(1))
+            .enumerate()
+            .with_min_len(UNPACKED_ROWS)
+            .for_each(|(at, to)| self.unpack_row(first + at, to));
+    }
+
+    fn unpack_row(&self, row: usize, to: &mut [f32]) {
+        match &self.weight {
+            Weight::F32(lines) => unpack_f32(lines, row, to),
+            Weight::Bf16(lines) => unpack_bf16(lines, row, to),
+            Weight::Quantised(panels) => panels.unpack(row, to),
+        }
     }
 
     /// Computes `out[m, n] = x[m, k] · Wᵀ + b`.
@@ -348,19 +363,6 @@ impl PackedLinear {
         Ok(y)
     }
 
-    /// Computes `y += x Wᵀ + b` in place: the same bits as [`PackedLinear::apply`] and a sum, without their allocations.
-    ///
-    /// # Errors
-    /// Errors if `x` is not `[m, k]` or `y` is not `[m, n]`, contiguous, f32 and on the CPU.
-    pub fn add_to(&self, y: &Tensor, x: &Tensor) -> Result<()> {
-        let m = x.dim(0)?;
-        if x.dims() != [m, self.k] || y.dims() != [m, self.n] {
-            let (x, y) = (x.dims(), y.dims());
-            candle_core::bail!("linear: x {x:?} and y {y:?} against {self:?}");
-        }
-        y.inplace_op2(&x.contiguous()?, &AddProduct(self))
-    }
-
     /// Applies several layers to one tensor as one product: q, k and v, or gate and up.
     ///
     /// # Errors
@@ -395,37 +397,5 @@ impl PackedLinear {
         Ok(tensors
             .try_into()
             .expect("one for each layer; this is a bug"))
-    }
-}
-
-struct AddProduct<'a>(&'a PackedLinear);
-
-impl InplaceOp2 for AddProduct<'_> {
-    fn name(&self) -> &'static str {
-        "linear-add"
-    }
-
-    fn cpu_fwd(
-        &self,
-        sums: &mut CpuStorage,
-        sums_layout: &Layout,
-        x: &CpuStorage,
-        x_layout: &Layout,
-    ) -> Result<()> {
-        let Some((start, end)) = sums_layout.contiguous_offsets() else {
-            candle_core::bail!("linear: y is not contiguous")
-        };
-        let CpuStorage::F32(sums) = sums else {
-            candle_core::bail!("linear: y is not f32")
-        };
-        let (sums, x) = (&mut sums[start..end], input(x, x_layout)?);
-        with_shared_scratch(sums.len(), |product| {
-            let product = &mut product[..sums.len()];
-            self.0.forward(x, sums.len() / self.0.n.max(1), product);
-            for (sum, term) in sums.iter_mut().zip(&*product) {
-                *sum += term;
-            }
-        });
-        Ok(())
     }
 }

@@ -7,7 +7,10 @@ use candle_core::{DType, Result, Tensor};
 
 use super::adapter::{AdaptedRows, adapt_rows};
 use super::dropout::Dropout;
-use crate::linear::{PackedLinear, add_bias, linear, lora_linear, spreads};
+use crate::linear::{
+    Frozen, PackedLinear, add_bias, frozen_linear, linear, lora_linear, lora_over, spreads,
+};
+use crate::logprob::{Scores, score, score_over};
 
 /// A linear layer `y = x W^T + b`, plus `scale * (x A^T) B^T` if an adapter is attached (Hu et al. 2021).
 ///
@@ -30,6 +33,11 @@ enum Weight {
     },
     /// Packed once at load, bias included; CPU, no gradient.
     Packed(Arc<PackedLinear>),
+    /// Packed and not trained: its numbers are computed with in f32, and inputs have gradients; CPU.
+    Frozen {
+        weight: Arc<PackedLinear>,
+        bias: Option<Tensor>,
+    },
 }
 
 /// A low-rank update of one linear layer.
@@ -73,6 +81,15 @@ impl Linear {
         }
     }
 
+    /// Takes a packed weight that is not trained, without a bias of its own, under layers that are.
+    pub fn frozen(weight: Arc<PackedLinear>, bias: Option<Tensor>, lora: Option<Lora>) -> Self {
+        Self {
+            weight: Weight::Frozen { weight, bias },
+            lora,
+            place: None,
+        }
+    }
+
     /// Returns the layer with its index among those of a decoder, by which an [`Adapter`](super::Adapter) finds its factors.
     pub fn at(self, place: usize) -> Self {
         Self {
@@ -89,15 +106,21 @@ impl Linear {
     pub fn bytes(&self) -> usize {
         match &self.weight {
             Weight::Plain { weight, .. } => weight.elem_count() * weight.dtype().size_in_bytes(),
-            Weight::Packed(packed) => packed.bytes(),
+            Weight::Packed(weight) | Weight::Frozen { weight, .. } => weight.bytes(),
         }
     }
 
-    /// Returns the weight if it is a plain tensor.
-    pub fn plain_weight(&self) -> Option<&Tensor> {
+    /// Returns the log-probabilities of targets if the layer is a head; none if it is packed for serving.
+    ///
+    /// # Errors
+    /// Errors if a target does not exist or the shapes do not fit.
+    pub fn score(&self, hidden: &Tensor, targets: &[u32]) -> Result<Option<Scores>> {
         match &self.weight {
-            Weight::Plain { weight, .. } => Some(weight),
-            Weight::Packed(_) => None,
+            Weight::Plain { weight, .. } => score(hidden, weight, targets).map(Some),
+            Weight::Frozen { weight, .. } => {
+                score_over(hidden, &Frozen::Packed(weight.clone()), targets).map(Some)
+            }
+            Weight::Packed(_) => Ok(None),
         }
     }
 
@@ -111,7 +134,7 @@ impl Linear {
             Weight::Plain { weight, .. } => {
                 weight.index_select(&Tensor::new(ids, weight.device())?, 0)
             }
-            Weight::Packed(packed) => packed.rows(ids),
+            Weight::Packed(weight) | Weight::Frozen { weight, .. } => weight.rows(ids),
         }
     }
 
@@ -119,7 +142,7 @@ impl Linear {
     pub fn kind(&self) -> &'static str {
         match &self.weight {
             Weight::Plain { weight, .. } => weight.dtype().as_str(),
-            Weight::Packed(packed) => packed.format().name(),
+            Weight::Packed(weight) | Weight::Frozen { weight, .. } => weight.format().name(),
         }
     }
 
@@ -128,6 +151,7 @@ impl Linear {
         match &self.weight {
             Weight::Plain { weight, .. } => weight.dtype(),
             Weight::Packed(packed) => packed.format().dtype(),
+            Weight::Frozen { .. } => DType::F32,
         }
     }
 
@@ -174,29 +198,38 @@ impl Linear {
         let rows = y.narrow(0, first, x.dim(0)?)?;
         match &self.weight {
             Weight::Packed(packed) => packed.add_to(&rows, x),
-            Weight::Plain { .. } => y.slice_set(&(rows + self.product(x)?)?, 0, first),
+            Weight::Plain { .. } | Weight::Frozen { .. } => {
+                y.slice_set(&(rows + self.product(x)?)?, 0, first)
+            }
         }
     }
 
     fn packed_weight(&self) -> Option<&PackedLinear> {
         match &self.weight {
             Weight::Packed(packed) => Some(packed),
-            Weight::Plain { .. } => None,
+            Weight::Plain { .. } | Weight::Frozen { .. } => None,
         }
     }
 
     /// Returns the product including the adapter's update.
     fn whole(&self, x: &Tensor) -> Result<Tensor> {
-        let (Weight::Plain { weight, bias }, Some(lora)) = (&self.weight, &self.lora) else {
-            return self.adapt(x, self.product(x)?);
+        let Some(lora) = &self.lora else {
+            return self.product(x);
         };
-        match lora.dropped(x)? {
+        if let Some(dropped) = lora.dropped(x)? {
             // The base reads the input without dropout.
-            Some(dropped) => self.product(x)? + lora.update(&dropped)?,
-            None => {
-                let Lora { a, b, scale, .. } = lora;
+            return self.product(x)? + lora.update(&dropped)?;
+        }
+        let Lora { a, b, scale, .. } = lora;
+        match &self.weight {
+            Weight::Plain { weight, bias } => {
                 add_bias(lora_linear(x, weight, a, b, *scale)?, bias.as_ref())
             }
+            Weight::Frozen { weight, bias } => {
+                let base = Frozen::Packed(weight.clone());
+                add_bias(lora_over(x, &base, a, b, *scale)?, bias.as_ref())
+            }
+            Weight::Packed(_) => self.product(x)? + lora.update(x)?,
         }
     }
 
@@ -204,6 +237,7 @@ impl Linear {
         match &self.weight {
             Weight::Plain { weight, bias } => linear(x, weight, bias.as_ref()),
             Weight::Packed(packed) => packed.apply(x),
+            Weight::Frozen { weight, bias } => add_bias(frozen_linear(x, weight)?, bias.as_ref()),
         }
     }
 

@@ -116,11 +116,18 @@ impl Panels {
         let size = self.grid.bits.lines();
         let lines = &self.lines[unit * size..(unit + 1) * size];
         let mut values = [0; GROUP];
-        for (l, value) in values.iter_mut().enumerate() {
-            *value = match self.grid.bits {
-                Bits::Eight => lines[l / 4].0[4 * column + l % 4],
-                Bits::Four => lines[l / 8].0[4 * column + l % 4] >> (l / 4 % 2 * 4) & 15,
-            };
+        let steps = values.chunks_exact_mut(GROUP / size);
+        for (line, steps) in lines.iter().zip(steps) {
+            let four = &line.0[4 * column..4 * column + 4];
+            match self.grid.bits {
+                Bits::Eight => steps.copy_from_slice(four),
+                Bits::Four => {
+                    let (low, high) = steps.split_at_mut(4);
+                    for (at, both) in four.iter().enumerate() {
+                        (low[at], high[at]) = (both & 15, both >> 4);
+                    }
+                }
+            }
         }
         Group {
             scale: self.scales[unit][column],

@@ -7,14 +7,17 @@
 //! `hidden` is `[rows, d]`, `weight` (the language-model head) is `[vocab, d]`, `targets` has one id per row,
 //! the result is `[rows]`, natural log.
 
+mod frozen;
+
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::cpu::{exp, multiversioned};
-use super::linear::gemm_f32;
-use super::{Backward, fused, input, with_all_f32};
+use crate::cpu::{exp, multiversioned};
+use crate::linear::gemm_f32;
+use crate::{Backward, fused, input, with_all_f32};
+pub use frozen::score_over;
 
 /// The number of logits in memory at a time (32 MiB): even with a large vocabulary enough rows that packing the head pays off.
 const CHUNK_ELEMENTS: usize = 1 << 23;
@@ -32,19 +35,12 @@ pub struct Scores {
 
 /// Computes [`logprob`], whether each target was the most probable token, and the entropies.
 pub fn score(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Scores> {
-    check(hidden, weight, targets)?;
+    check(hidden, weight.dims2()?, targets)?;
     if fused(&[hidden, weight], Backward::Own) {
         let op = LogProb::new(hidden, weight, targets);
         let saved = op.saved.clone();
         let logprobs = hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)?;
-        let Some(Saved { top1, entropy, .. }) = saved.get() else {
-            candle_core::bail!("logprob: the forward pass saved no results")
-        };
-        return Ok(Scores {
-            logprobs,
-            top1: top1.clone(),
-            entropy: entropy.clone(),
-        });
+        return saved.into_scores(logprobs);
     }
     let logits = hidden.detach().matmul(&weight.detach().t()?)?;
     let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
@@ -70,7 +66,7 @@ fn plain_entropy(logits: &Tensor) -> Result<Vec<f32>> {
 /// # Errors
 /// Errors if a target is outside the vocabulary or the shapes do not match.
 pub fn logprob(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
-    check(hidden, weight, targets)?;
+    check(hidden, weight.dims2()?, targets)?;
     if fused(&[hidden, weight], Backward::Own) {
         let op = LogProb::new(hidden, weight, targets);
         return hidden.contiguous()?.apply_op2(&weight.contiguous()?, op);
@@ -78,13 +74,12 @@ pub fn logprob(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tens
     plain(hidden, weight, targets)
 }
 
-fn check(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<()> {
-    let ((rows, d), (vocab, wd)) = (hidden.dims2()?, weight.dims2()?);
+fn check(hidden: &Tensor, (vocab, wd): (usize, usize), targets: &[u32]) -> Result<()> {
+    let (rows, d) = hidden.dims2()?;
     if rows != targets.len() || d != wd {
         candle_core::bail!(
-            "logprob: hidden {:?}, weight {:?}, {} targets",
+            "logprob: hidden {:?}, weight [{vocab}, {wd}], {} targets",
             hidden.dims(),
-            weight.dims(),
             targets.len()
         );
     }
@@ -105,23 +100,79 @@ pub fn plain(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor
 
 struct LogProb {
     targets: Arc<[u32]>,
-    saved: Arc<OnceLock<Saved>>,
+    saved: Kept,
     dh: bool,
     dw: bool,
 }
 
+/// The values of a forward pass, once it has run.
+#[derive(Clone, Default)]
+struct Kept(Arc<OnceLock<Saved>>);
+
+impl Kept {
+    /// Keeps the values. An op has only one forward pass: a second would keep the same ones.
+    fn set(&self, saved: Saved) {
+        let _ = self.0.set(saved);
+    }
+
+    fn get(&self) -> Result<&Saved> {
+        match self.0.get() {
+            Some(saved) => Ok(saved),
+            None => candle_core::bail!("logprob: the forward pass has not run"),
+        }
+    }
+
+    fn into_scores(self, logprobs: Tensor) -> Result<Scores> {
+        let Saved { top1, entropy, .. } = self.get()?;
+        Ok(Scores {
+            logprobs,
+            top1: top1.clone(),
+            entropy: entropy.clone(),
+        })
+    }
+}
+
 /// Values per row, kept from the forward pass.
+#[derive(Default)]
 struct Saved {
     log_sum_exp: Vec<f32>,
     top1: Vec<bool>,
     entropy: Vec<f32>,
 }
 
+impl Saved {
+    /// Adds the values of rows of logits with these targets, and their log-probabilities to `picked`.
+    fn read(&mut self, logits: &[f32], targets: &[u32], picked: &mut Vec<f32>) {
+        let chunk: Vec<(f32, (f32, f32, f32))> = logits
+            .par_chunks(logits.len() / targets.len().max(1))
+            .zip(targets)
+            .map(|(row, &target)| (row[target as usize], max_log_sum_exp_and_entropy(row)))
+            .collect();
+        for (z, (max, lse, entropy)) in chunk {
+            picked.push(z - lse);
+            self.log_sum_exp.push(lse);
+            self.top1.push(z == max);
+            self.entropy.push(entropy);
+        }
+    }
+
+    /// Turns rows of logits, from row `start` on, into their gradients.
+    fn gradients(&self, logits: &mut [f32], start: usize, targets: &[u32], grad: &[f32]) {
+        let rows = logits.par_chunks_mut(logits.len() / targets.len().max(1));
+        rows.zip(targets)
+            .enumerate()
+            .for_each(|(i, (row, &target))| {
+                let (lse, grad) = (self.log_sum_exp[start + i], grad[start + i]);
+                logits_gradient(row, lse, target as usize, grad);
+            });
+    }
+}
+
 impl LogProb {
     fn new(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Self {
         Self {
             targets: targets.into(),
-            saved: Arc::default(),
+            saved: Kept::default(),
             dh: hidden.track_op(),
             dw: weight.track_op(),
         }
@@ -197,11 +248,7 @@ impl CustomOp2 for LogProb {
         let step = chunk_rows(vocab);
         let mut logits = vec![0f32; step.min(rows) * vocab];
         let mut picked = Vec::with_capacity(rows);
-        let mut saved = Saved {
-            log_sum_exp: Vec::with_capacity(rows),
-            top1: Vec::with_capacity(rows),
-            entropy: Vec::with_capacity(rows),
-        };
+        let mut saved = Saved::default();
         for start in (0..rows).step_by(step) {
             let m = step.min(rows - start);
             let logits = &mut logits[..m * vocab];
@@ -217,20 +264,9 @@ impl CustomOp2 for LogProb {
                 (vocab, 1),
                 false,
             );
-            let chunk: Vec<(f32, (f32, f32, f32))> = logits
-                .par_chunks(vocab)
-                .zip(&self.targets[start..start + m])
-                .map(|(row, &target)| (row[target as usize], max_log_sum_exp_and_entropy(row)))
-                .collect();
-            for (z, (max, lse, entropy)) in chunk {
-                picked.push(z - lse);
-                saved.log_sum_exp.push(lse);
-                saved.top1.push(z == max);
-                saved.entropy.push(entropy);
-            }
+            saved.read(logits, &self.targets[start..start + m], &mut picked);
         }
-        // An op has only one forward pass: a second would store the same values.
-        let _ = self.saved.set(saved);
+        self.saved.set(saved);
         Ok((CpuStorage::F32(picked), rows.into()))
     }
 
@@ -242,9 +278,7 @@ impl CustomOp2 for LogProb {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let ((rows, d), vocab) = (hidden.dims2()?, weight.dim(0)?);
-        let Some(Saved { log_sum_exp, .. }) = self.saved.get() else {
-            candle_core::bail!("logprob: backward without forward")
-        };
+        let saved = self.saved.get()?;
         let grad = grad.contiguous()?;
         let step = chunk_rows(vocab);
         let mut logits = vec![0f32; step.min(rows) * vocab];
@@ -256,14 +290,7 @@ impl CustomOp2 for LogProb {
                 let logits = &mut logits[..m * vocab];
                 let h = &h[start * d..(start + m) * d];
                 gemm_f32(m, vocab, d, h, (d, 1), w, (1, d), logits, (vocab, 1), false);
-                logits
-                    .par_chunks_mut(vocab)
-                    .enumerate()
-                    .for_each(|(i, row)| {
-                        let i = start + i;
-                        let target = self.targets[i] as usize;
-                        logits_gradient(row, log_sum_exp[i], target, g[i]);
-                    });
+                saved.gradients(logits, start, &self.targets[start..start + m], g);
                 if self.dh {
                     let dh = &mut dh[start * d..(start + m) * d];
                     gemm_f32(
