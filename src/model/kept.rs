@@ -1,6 +1,6 @@
 //! How the matrices of a checkpoint are kept in memory for serving on the CPU.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::{Checkpoint, ModelError};
 use kernels::linear::{Grid, PackedLinear, WeightFormat, choose};
@@ -21,17 +21,25 @@ pub enum Kept {
 impl Kept {
     /// Returns how this matrix is kept if all are asked for in the format `asked`. Without it a matrix keeps the form that the checkpoint
     /// has, or the nearest one: bf16 stays bf16, f16 and f32 become f32, and blocks of a GGUF file stay their integers, or become int8 if
-    /// groups of 32 do not hold them. The embedding and the head of a model in int4 are int8.
+    /// groups of 32 do not hold them. Integers of the width that is asked for are kept, too. The embedding and the head of a model in int4 are
+    /// int8.
     pub fn of(checkpoint: &Checkpoint, name: &str, asked: Option<WeightFormat>) -> Self {
         let stored = checkpoint.dtype(name).unwrap_or(DType::F32);
-        match (asked, checkpoint.blocks(name)) {
-            (Some(WeightFormat::Int4), _) if [EMBEDDING, HEAD].contains(&name) => {
-                Self::In(WeightFormat::Int8)
+        let asked = match asked {
+            Some(WeightFormat::Int4) if [EMBEDDING, HEAD].contains(&name) => {
+                Some(WeightFormat::Int8)
             }
-            (None, Some(blocks)) => match blocks.grid() {
-                Some(grid) => Self::AsStored(grid),
-                None => Self::In(WeightFormat::Int8),
-            },
+            asked => asked,
+        };
+        let blocks = checkpoint.blocks(name);
+        match (asked, blocks.and_then(|blocks| blocks.grid())) {
+            (None, Some(grid)) => Self::AsStored(grid),
+            (None, None) if blocks.is_some() => Self::In(WeightFormat::Int8),
+            (Some(format), Some(own))
+                if format.grid().is_some_and(|grid| grid.bits == own.bits) =>
+            {
+                Self::AsStored(own)
+            }
             _ => Self::In(choose(stored, asked)),
         }
     }
@@ -61,11 +69,38 @@ impl Kept {
     }
 }
 
+impl Kept {
+    /// Packs a matrix of this shape, with a bias, for the CPU.
+    ///
+    /// # Errors
+    /// Errors as [`Checkpoint::tensor`]; also if a weight is too large for a scale of 16 bits.
+    pub fn pack(
+        self,
+        checkpoint: &Checkpoint,
+        name: &str,
+        shape: [usize; 2],
+        bias: Option<&Tensor>,
+    ) -> Result<PackedLinear, ModelError> {
+        let format = match self {
+            Self::AsStored(grid) => return pack_stored(checkpoint, name, shape, grid, bias),
+            Self::In(format) => format,
+        };
+        // Packing widens f16 and bf16 itself, and quantises any of them; bf16 is read where it takes fewer bytes.
+        let dtype = match (checkpoint.dtype(name), format) {
+            (Some(DType::F32) | None, WeightFormat::Bf16) => DType::BF16,
+            (stored, _) => stored.unwrap_or(DType::F32),
+        };
+        let weight = checkpoint.tensor(name, shape.to_vec(), dtype, &Device::Cpu)?;
+        PackedLinear::from_tensor(&weight, bias, format)
+            .map_err(|error| ModelError::Input(format!("tensor `{name}`: {error}")))
+    }
+}
+
 /// Packs the blocks of a quantised matrix without rounding them again.
 ///
 /// # Errors
 /// Errors if the tensor is missing, has another shape or a scale that is not finite.
-pub(crate) fn pack_stored(
+fn pack_stored(
     checkpoint: &Checkpoint,
     name: &str,
     shape: [usize; 2],

@@ -4,13 +4,10 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::kept::{EMBEDDING, Kept, pack_stored};
+use super::kept::{EMBEDDING, Kept};
 use super::stop_ids::stop_ids;
 use super::{Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource, SamplingDefaults};
-use kernels::{
-    linear::{PackedLinear, WeightFormat},
-    nn::Linear,
-};
+use kernels::{linear::WeightFormat, nn::Linear};
 use text::{ChatSetup, ChatTemplate, Tokenizer};
 
 /// Options for loading a model.
@@ -88,16 +85,8 @@ impl ParameterSource for Serving<'_> {
         if !self.options.device.is_cpu() {
             return Ok(Linear::plain(self.tensor(&name, &shape)?, bias, None));
         }
-        let packed = match Kept::of(self.checkpoint, &name, self.options.format) {
-            Kept::AsStored(grid) => {
-                pack_stored(self.checkpoint, &name, shape, grid, bias.as_ref())?
-            }
-            Kept::In(format) => {
-                let weight = self.tensor(&name, &shape)?;
-                PackedLinear::from_tensor(&weight, bias.as_ref(), format)
-                    .map_err(|error| ModelError::Input(format!("tensor `{name}`: {error}")))?
-            }
-        };
+        let kept = Kept::of(self.checkpoint, &name, self.options.format);
+        let packed = kept.pack(self.checkpoint, &name, shape, bias.as_ref())?;
         Ok(Linear::packed(packed, None))
     }
 
