@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::TrainError;
-use kernels::nn::Lora;
+use super::{BaseWeights, TrainError};
+use kernels::{
+    linear::PackedLinear,
+    nn::{Linear, Lora},
+};
 use model::{
-    Checkpoint, Decoder, DecoderSpec, ModelConfig, ModelError, ParameterSource,
+    Checkpoint, Decoder, DecoderSpec, Kept, ModelConfig, ModelError, ParameterSource,
     adapter::{self, AdapterError, AdapterWeights, LoraConfig, LoraPair},
     random_parameters,
 };
@@ -20,25 +23,92 @@ pub enum Start<'a> {
     Random { seed: u64 },
 }
 
-/// A model's tensors in f32, by checkpoint name. They are not variables and are never written to: any number of adapters, trained or
-/// fixed, may be computed over the same storage. Cheap to clone.
+/// A model's tensors in f32, by checkpoint name, and packed matrices in place of some. They are not variables and are never written to: any
+/// number of adapters, trained or fixed, may be computed over the same storage. Cheap to clone.
 #[derive(Clone)]
 pub struct FrozenBase {
     spec: DecoderSpec,
     tensors: Arc<BTreeMap<String, Tensor>>,
+    packed: Arc<Matrices>,
     /// The adapter of generation 0, if there is one.
     first: Option<Adapter>,
     device: Device,
 }
 
+/// Packed matrices by the name of their tensor.
+type Matrices = BTreeMap<String, Arc<PackedLinear>>;
+
+/// The rows of a packed matrix that are unpacked at a time.
+const ROWS: usize = 1024;
+
+/// Returns the bytes of the weights that [`FrozenBase::load_in`] keeps, if it packs some of them.
+///
+/// # Errors
+/// If a file is missing or damaged, or the device does not have the type of weights.
+pub(super) fn quantised_bytes(
+    dir: &Path,
+    weights: BaseWeights,
+    device: &Device,
+) -> Result<Option<u64>, TrainError> {
+    let (format, packs) = weights.on(device)?;
+    if !packs {
+        return Ok(None);
+    }
+    let checkpoint = Checkpoint::open(dir)?;
+    let (mut bytes, mut packed) = (0_u64, false);
+    for (name, shape) in ModelConfig::from_dir(dir)?.spec.parameters() {
+        let kept = Kept::of(&checkpoint, &name, format);
+        let numbers: u64 = shape.iter().map(|&n| n as u64).product();
+        bytes = bytes.saturating_add(match shape[..] {
+            [n, k] if kept.quantised() => {
+                packed = true;
+                kept.bytes(n as u64, k as u64)
+            }
+            _ => numbers.saturating_mul(4),
+        });
+    }
+    Ok(packed.then_some(bytes))
+}
+
 impl FrozenBase {
-    /// Loads the model of a directory.
+    /// Loads the model of a directory in f32.
     ///
     /// # Errors
     /// If a file or tensor is missing, damaged or does not fit; the message names it.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, TrainError> {
+        Self::load_in(dir, BaseWeights::F32, device)
+    }
+
+    /// Loads the model of a directory. Quantised matrices are packed.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; also if the device does not have the type of weights.
+    pub fn load_in(dir: &Path, weights: BaseWeights, device: &Device) -> Result<Self, TrainError> {
+        let (format, packs) = weights.on(device)?;
         let spec = ModelConfig::from_dir(dir)?.spec;
-        Self::new(spec, Start::Checkpoint(dir), device)
+        let checkpoint = Checkpoint::open(dir)?.check_finite(true);
+        let (mut tensors, mut packed) = (BTreeMap::new(), Matrices::new());
+        for (name, shape) in spec.parameters() {
+            let kept = Kept::of(&checkpoint, &name, format);
+            match shape[..] {
+                [n, k] if packs && kept.quantised() => {
+                    let matrix = kept.pack(&checkpoint, &name, [n, k], None)?;
+                    packed.insert(name, Arc::new(matrix));
+                }
+                _ => {
+                    let tensor = checkpoint.tensor(&name, shape, DType::F32, device)?;
+                    tensors.insert(name, tensor);
+                }
+            }
+        }
+        checkpoint.refuse_unread(spec.tie_word_embeddings)?;
+        Ok(Self {
+            spec,
+            tensors: Arc::new(tensors),
+            packed: Arc::new(packed),
+            first: None,
+            device: device.clone(),
+        })
     }
 
     /// Builds the base of `spec` from the given start.
@@ -50,6 +120,7 @@ impl FrozenBase {
         Ok(Self {
             spec,
             tensors: Arc::new(tensors),
+            packed: Arc::default(),
             first: None,
             device: device.clone(),
         })
@@ -82,6 +153,16 @@ impl FrozenBase {
     /// If the model does not have the layer.
     pub fn norm(&self, path: &str) -> Result<f64, TrainError> {
         let name = format!("{path}.weight");
+        if let Some(packed) = self.packed.get(&name) {
+            let mut sum = 0.0;
+            for first in (0..packed.out_features()).step_by(ROWS) {
+                let end = packed.out_features().min(first + ROWS);
+                let rows: Vec<u32> = (first as u32..end as u32).collect();
+                let rows = packed.rows(&rows)?;
+                sum += f64::from(rows.sqr()?.sum_all()?.to_scalar::<f32>()?);
+            }
+            return Ok(sum.sqrt());
+        }
         let weight = self.tensors.get(&name);
         let weight = weight.ok_or_else(|| TrainError::Mismatch(format!("no tensor `{name}`")))?;
         Ok(f64::from(weight.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt())
@@ -116,6 +197,7 @@ impl FrozenBase {
     ) -> Result<Decoder, TrainError> {
         let mut source = Source {
             tensors: &self.tensors,
+            packed: &self.packed,
             adapters,
         };
         Ok(Decoder::new(self.spec.clone(), &mut source)?)
@@ -125,7 +207,15 @@ impl FrozenBase {
 /// A source of the decoder's tensors: variables for trained ones, plain tensors for frozen ones.
 pub(super) struct Source<'a> {
     pub tensors: &'a BTreeMap<String, Tensor>,
+    pub packed: &'a Matrices,
     pub adapters: BTreeMap<String, Lora>,
+}
+
+impl Source<'_> {
+    /// Returns the packed matrix of the layer at this path, if it is packed.
+    fn packed(&self, path: &str) -> Option<Arc<PackedLinear>> {
+        self.packed.get(&format!("{path}.weight")).cloned()
+    }
 }
 
 impl ParameterSource for Source<'_> {
@@ -138,6 +228,23 @@ impl ParameterSource for Source<'_> {
             ))),
             None => Err(ModelError::Input(format!("no tensor `{name}`"))),
         }
+    }
+
+    fn linear(&mut self, path: &str, shape: [usize; 2], bias: bool) -> Result<Linear, ModelError> {
+        let packed = self.packed(path);
+        let bias = match bias {
+            true => Some(self.tensor(&format!("{path}.bias"), &shape[..1])?),
+            false => None,
+        };
+        let lora = self.lora(path)?;
+        Ok(match packed {
+            Some(packed) => Linear::frozen(packed, bias, lora),
+            None => Linear::plain(self.tensor(&format!("{path}.weight"), &shape)?, bias, lora),
+        })
+    }
+
+    fn embedding(&mut self, shape: [usize; 2]) -> Result<Linear, ModelError> {
+        self.linear("model.embed_tokens", shape, false)
     }
 
     fn lora(&mut self, path: &str) -> Result<Option<Lora>, ModelError> {

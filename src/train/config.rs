@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::TrainError;
 use super::memory::Footprint;
 use super::mixture::{MixtureOptions, Order};
 use super::optim::OptimConfig;
 use super::run::{self, RunLength};
 use super::schedule::ScheduleConfig;
+use super::{BaseWeights, TrainError};
 use judge::{Format, PlainText, RankedSet};
 use model::adapter::LoraConfig;
 
@@ -57,6 +57,9 @@ pub struct JsftConfig {
     /// them as a chat.
     #[serde(skip_serializing_if = "is_raw")]
     pub plain: PlainText,
+    /// The type of the frozen weights under an adapter: `auto` (the integers of a GGUF file, otherwise f32), `f32`, `int8` or `int4`.
+    #[serde(skip_serializing_if = "BaseWeights::is_auto")]
+    pub weights: BaseWeights,
     /// Train an adapter on the frozen model instead of the model itself.
     pub lora: Option<LoraConfig>,
     /// Continue training this adapter (a PEFT directory), on the frozen model; the run takes its rank, alpha and layers.
@@ -173,6 +176,7 @@ impl Default for JsftConfig {
             judge_template: None,
             chat_template: None,
             plain: PlainText::Raw,
+            weights: BaseWeights::default(),
             lora: None,
             start: None,
             schedule: ScheduleConfig::default(),
@@ -218,6 +222,9 @@ impl JsftConfig {
             self.length(),
         )?;
         let refuse = |what: &str| Err(TrainError::Config(what.to_owned()));
+        if (self.lora.is_none() && self.start.is_none()) || self.from_scratch {
+            self.weights.check_whole()?;
+        }
         if self.micro_batch_tokens == 0 || self.lanes == 0 || self.log_every == 0 {
             return refuse("`micro_batch_tokens`, `lanes` and `log_every` must be at least 1");
         }
@@ -229,12 +236,14 @@ impl JsftConfig {
         self.optim.validate()
     }
 
-    pub(super) fn footprint(&self) -> Footprint {
+    /// `quantised` are the bytes of frozen weights that are not all in f32.
+    pub(super) fn footprint(&self, quantised: Option<u64>) -> Footprint {
         Footprint {
             whole: self.lora.is_none(),
             lanes: self.lanes,
             tokens: self.micro_batch_tokens,
             recompute: self.recompute,
+            quantised: quantised.filter(|_| self.lora.is_some()),
         }
     }
 

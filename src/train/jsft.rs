@@ -18,7 +18,7 @@ use self::interval::Interval;
 use self::output::{write_model, write_template};
 use self::resume::{OPTIMIZER, STATE, WEIGHTS, identity, resume};
 use super::TrainError;
-use super::base::{Adapter, FrozenBase, Start};
+use super::base::{Adapter, FrozenBase, Start, quantised_bytes};
 use super::batch::{MicroBatch, pack};
 use super::checkpoint::{CheckpointStore, TrainerState, load_weights, save_weights, write_json};
 use super::config::JsftConfig;
@@ -59,7 +59,8 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     let mut config = config.fitted(model_config.spec.max_context());
     let given = begin_at(&mut config, &model_config)?;
     let config = &config;
-    options.check_memory(&model_config.spec, config.footprint())?;
+    let quantised = quantised_bytes(model_dir, config.weights, &options.device)?;
+    options.check_memory(&model_config.spec, config.footprint(quantised))?;
     let Built {
         examples,
         report,
@@ -85,7 +86,12 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     let trainable = match &config.lora {
         None => Trainable::full(spec, start, &options.device)?,
         Some(lora) => {
-            let base = FrozenBase::new(spec, start, &options.device)?;
+            let base = match start {
+                Start::Checkpoint(dir) => {
+                    FrozenBase::load_in(dir, config.weights, &options.device)?
+                }
+                Start::Random { .. } => FrozenBase::new(spec, start, &options.device)?,
+            };
             let mut lora = lora.clone();
             // For programs that read the adapter: PEFT loads its base by this name.
             lora.base_model_name_or_path

@@ -4,7 +4,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | `base`, `trainable`, `continued` | the frozen model, and the trained part: a new adapter, a given one, or the whole model |
+//! | `base`, `base_weights`, `trainable`, `continued` | the frozen model and the type of its weights, and the trained part: a new adapter, a given one, or the whole model |
 //! | `records`, `plain`, `turn` | the files of a run as pairs, plain text in tokens, and the span of an answer in a conversation |
 //! | `mixture`, `batch` | JSFT's examples from pairs, and packing of examples |
 //! | `pass`, `step`, `lanes` | forward and backward pass of a batch; the loss of a micro-batch; several micro-batches at a time |
@@ -14,6 +14,7 @@
 //! | `run`, `interrupt`, `metrics`, `checkpoint`, `manifest`, `digest` | for every run: flags, Ctrl-C, checkpoints, metrics, manifest |
 
 pub mod base;
+mod base_weights;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
@@ -39,5 +40,6 @@ pub mod step;
 pub mod trainable;
 mod turn;
 
+pub use base_weights::BaseWeights;
 pub use error::TrainError;
 pub use run::RunOptions;

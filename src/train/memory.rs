@@ -15,6 +15,8 @@ pub struct Footprint {
     pub tokens: usize,
     /// Whether block activations are recomputed in the backward pass instead of being kept.
     pub recompute: bool,
+    /// Bytes of frozen weights that are not all in f32.
+    pub quantised: Option<u64>,
 }
 
 /// Bytes per number in training.
@@ -38,7 +40,9 @@ impl Footprint {
             true => 1 + MOMENTS + lanes,
             false => 1,
         };
-        let weights = parameter_count(spec).saturating_mul(F32 * copies);
+        let weights = self
+            .quantised
+            .unwrap_or_else(|| parameter_count(spec).saturating_mul(F32 * copies));
         let activations = kept_activations(spec, self.tokens, self.recompute).saturating_mul(lanes);
         let needed = weights.saturating_add(activations).saturating_add(PROGRAM);
         let Some(available) = available.filter(|available| available.bytes < needed) else {
@@ -117,6 +121,7 @@ mod tests {
                 lanes: 1,
                 tokens,
                 recompute: false,
+                quantised: None,
             };
             let within = |mib: u64| {
                 let bytes = mib << 20;

@@ -75,6 +75,7 @@ impl Trainable {
             .collect();
         let mut source = Source {
             tensors: &tensors,
+            packed: &BTreeMap::new(),
             adapters: BTreeMap::new(),
         };
         Ok(Self {

@@ -94,6 +94,4 @@ fn a_type_that_does_not_exist_is_refused_by_name() {
             "{output}"
         );
     }
-    let (ok, output) = run(&["serve", "--weights", "int4", "--learn", "default"]);
-    assert!(!ok && output.contains("--weights"), "{output}");
 }

@@ -30,6 +30,7 @@ use model::WeightStore;
 use telemetry::LearnMetrics;
 use traffic_log::{Principal, TrafficLog};
 use train::{
+    BaseWeights,
     base::{Adapter, FrozenBase},
     trainable::check_targets,
 };
@@ -69,6 +70,8 @@ pub(super) struct Learning<'a> {
     pub metrics: LearnMetrics,
     pub arbiter: DeviceArbiter,
     pub bases: Bases,
+    /// The type of the weights that are trained over.
+    pub weights: BaseWeights,
     /// The adapter that the model serves before any training.
     pub first: Option<Adapter>,
     /// Whether this server can distinguish its callers: by keys, or by a trusted `user`.
@@ -141,9 +144,9 @@ impl Learning<'_> {
         let (mut control, mut thread) = (None, None);
         if let Some(learn) = learn {
             say_what_to_expect(&learn.config, self.knows_callers);
-            let (dir, device) = (model_dir.to_owned(), device.clone());
+            let (dir, device, weights) = (model_dir.to_owned(), device.clone(), self.weights);
             let loaded = tokio::task::spawn_blocking(move || {
-                Ok::<_, LearnError>(FrozenBase::load(&dir, &device)?.with_first(first))
+                Ok::<_, LearnError>(FrozenBase::load_in(&dir, weights, &device)?.with_first(first))
             });
             let base = loaded
                 .await

@@ -24,7 +24,7 @@ pub(super) struct Needed {
     activations: u64,
     /// The program itself, and the tables of its tokenizer.
     program: u64,
-    /// The trainer's f32 copy of the weights, and the activations kept for its backward pass.
+    /// The trainer's copy of the weights, and the activations kept for its backward pass.
     trainer: u64,
 }
 
@@ -38,8 +38,8 @@ pub(super) struct Footprint {
     weights_dtype: DType,
     /// Bytes of the weights as stored in memory.
     weights: u64,
-    /// Number of parameters.
-    numbers: u64,
+    /// Bytes of the weights as a trainer keeps them: quantised ones as they are served, others in f32.
+    trained: u64,
     /// Bytes of the tokenizer's file.
     tokenizer: u64,
 }
@@ -52,18 +52,23 @@ impl Footprint {
     pub fn of(dir: &Path, format: Option<WeightFormat>) -> Result<Self, ModelError> {
         let spec = ModelConfig::from_dir(dir)?.spec;
         let checkpoint = Checkpoint::open(dir)?;
-        let (mut weights, mut numbers) = (0_u64, 0_u64);
+        let (mut weights, mut trained) = (0_u64, 0_u64);
         for name in checkpoint.names() {
             let shape = checkpoint.shape(name).unwrap_or_default();
             let count = shape
                 .iter()
                 .fold(1_u64, |all, &one| all.saturating_mul(one as u64));
-            let bytes = match shape {
-                [n, k] => Kept::of(&checkpoint, name, format).bytes(*n as u64, *k as u64),
-                _ => WeightFormat::F32.bytes(1, count),
+            let wide = WeightFormat::F32.bytes(1, count);
+            let kept = Kept::of(&checkpoint, name, format);
+            let (served, below) = match shape {
+                [n, k] => {
+                    let bytes = kept.bytes(*n as u64, *k as u64);
+                    (bytes, if kept.quantised() { bytes } else { wide })
+                }
+                _ => (wide, wide),
             };
-            numbers = numbers.saturating_add(count);
-            weights = weights.saturating_add(bytes);
+            weights = weights.saturating_add(served);
+            trained = trained.saturating_add(below);
         }
         let head = match spec.tie_word_embeddings {
             true => "model.embed_tokens.weight",
@@ -75,7 +80,7 @@ impl Footprint {
             spec,
             weights_dtype,
             weights,
-            numbers,
+            trained,
             tokenizer,
         })
     }
@@ -87,7 +92,7 @@ impl Footprint {
             spec,
             weights_dtype,
             weights: 0,
-            numbers: 0,
+            trained: 0,
             tokenizer: 0,
         }
     }
@@ -111,7 +116,7 @@ impl Footprint {
             program: PROGRAM.saturating_add(self.tokenizer.saturating_mul(TOKENIZER)),
             trainer: learns.map_or(0, |dpo| {
                 let kept = kept_activations(spec, dpo.micro_batch_tokens, dpo.recompute);
-                self.numbers.saturating_mul(4).saturating_add(kept)
+                self.trained.saturating_add(kept)
             }),
         }
     }

@@ -48,7 +48,7 @@ use model::{LanguageModel, LoadOptions, ModelError, SamplingDefaults, WeightStor
 use telemetry::Metrics;
 use text::ChatSetup;
 use traffic_log::{Consent, LogConfig, LogError, TrafficLog, now};
-use train::base::Adapter;
+use train::{BaseWeights, base::Adapter};
 
 /// An error at the start of the program.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +161,10 @@ impl App {
         let dir = config.model.path().to_owned();
         config.engine.check()?;
         let engine_config = fit(&config, &dir)?;
+        let weights_below = match &config.learn {
+            Some(_) => BaseWeights::of_server(config.format).map_err(LearnError::from)?,
+            None => BaseWeights::Auto,
+        };
         if let Some(learn) = &config.learn {
             learn.config.validate()?;
             if !config.self_test && !config.http.judging.allow_untrained {
@@ -262,6 +266,7 @@ impl App {
                     metrics: metrics.learn.clone(),
                     arbiter: arbiter.clone(),
                     bases,
+                    weights: weights_below,
                     first,
                     knows_callers: !config.http.keys.is_empty() || config.traffic.trust_user,
                     self_test: self_test.as_ref(),

@@ -8,6 +8,7 @@ use clap::Args;
 use super::follow::FollowArgs;
 use super::run_flags::{RunFlags, RunSettings, progress, set_rank};
 use train::{
+    BaseWeights,
     dpo::run::{DpoRunConfig, PairFile, run as train},
     interrupt,
 };
@@ -36,6 +37,11 @@ impl DpoArgs {
         self.run.model.as_deref()
     }
 
+    /// Returns the type of weights given by flag.
+    pub(super) fn weights(&self) -> BaseWeights {
+        self.run.weights.unwrap_or_default()
+    }
+
     /// Returns the adapter given by flag.
     pub(super) fn adapter(&self) -> Option<&Path> {
         self.start.as_deref()
@@ -61,6 +67,7 @@ impl DpoArgs {
             save_every: &mut config.save_every,
             log_every: &mut config.log_every,
             plain: &mut config.plain,
+            weights: &mut config.weights,
         });
         update.beta = self.beta.unwrap_or(update.beta);
         config.start = self.start.clone().or(config.start);

@@ -29,6 +29,7 @@ use engine::EngineConfig;
 use telemetry::LogFormat;
 use text::{ChatSetup, Variables};
 use traffic_log::{Consent, FeedbackTrust, LogConfig};
+use train::BaseWeights;
 
 /// The flags of a run on files, which have no effect on a learner: its settings are in the file of `--learn`.
 const OF_FILES: [&str; 20] = [
@@ -97,11 +98,12 @@ pub struct FollowArgs {
     metrics_listen: Option<SocketAddr>,
 }
 
-/// Learns until a signal stops it. `model` and `adapter` are those of the servers; the pocket model if none is given.
+/// Learns until a signal stops it. `model`, `adapter` and `weights` are those of the servers; the pocket model if none is given.
 pub fn run(
     args: &FollowArgs,
     model: Option<&str>,
     adapter: Option<&Path>,
+    weights: BaseWeights,
     device: Device,
     threads: usize,
     lines: LogFormat,
@@ -130,7 +132,7 @@ pub fn run(
     let config = AppConfig {
         model_name: model_name(model),
         model: ModelFiles::resolve(model)?,
-        format: None,
+        format: weights.format(),
         adapter: adapter.map(Path::to_owned),
         prompts: PromptOptions {
             chat: ChatSetup {

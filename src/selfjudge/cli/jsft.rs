@@ -44,6 +44,7 @@ impl JsftArgs {
             save_every: &mut config.save_every,
             log_every: &mut config.log_every,
             plain: &mut config.plain,
+            weights: &mut config.weights,
         });
         config.own_length |= self.run.max_length.is_some();
         config.from_scratch |= self.from_scratch;

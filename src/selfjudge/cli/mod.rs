@@ -94,6 +94,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             &args.following,
             args.model(),
             args.adapter(),
+            args.weights(),
             global.device.open()?,
             threads,
             global.log_format,

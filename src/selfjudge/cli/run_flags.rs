@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::values::{positive, steps};
 use judge::PlainText;
 use model::adapter::LoraConfig;
-use train::{RunOptions, TrainError};
+use train::{BaseWeights, RunOptions, TrainError};
 
 #[derive(Debug, Args)]
 pub struct RunFlags {
@@ -51,6 +51,9 @@ pub struct RunFlags {
     /// (default: raw).
     #[arg(long, value_enum)]
     pub plain: Option<PlainArg>,
+    /// Type of the frozen weights under an adapter: auto (the integers of a GGUF file, otherwise f32), f32, int8 or int4 [default: auto].
+    #[arg(long)]
+    pub weights: Option<BaseWeights>,
     /// Rank of the trained adapter (alpha is twice the rank) [default: no adapter but the whole model (jsft), 16 (dpo)].
     #[arg(long, value_parser = positive)]
     pub lora_rank: Option<usize>,
@@ -104,6 +107,7 @@ pub struct RunSettings<'a> {
     pub save_every: &'a mut u64,
     pub log_every: &'a mut u64,
     pub plain: &'a mut PlainText,
+    pub weights: &'a mut BaseWeights,
 }
 
 impl RunFlags {
@@ -120,6 +124,7 @@ impl RunFlags {
         set(settings.save_every, &self.save_every);
         set(settings.log_every, &self.log_every);
         set(settings.plain, &self.plain.map(PlainText::from));
+        set(settings.weights, &self.weights);
         *settings.max_steps = self.max_steps.or(*settings.max_steps);
     }
 

@@ -35,12 +35,11 @@ pub struct ServeArgs {
     model: Option<String>,
     /// Type of the weights in memory: auto, f32, bf16, int8 or int4; a weight takes 4, 2, 1.06 or 0.56 bytes. int8 and int4 quantise any
     /// checkpoint, and with int4 the embedding and the head are int8. auto keeps what the checkpoint has: bf16 for one in bf16, a GGUF
-    /// file's own integers, and f32 for all others. Not for a server that learns: it trains the checkpoint's own numbers.
+    /// file's own integers, and f32 for all others. A server that learns trains over the same integers, or over f32; not with bf16.
     #[arg(
         long,
         visible_alias = "dtype",
         default_value = "auto",
-        conflicts_with = "learn",
         env = "SELFJUDGE_WEIGHTS"
     )]
     weights: Weights,

@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{Built, build};
 use super::{DpoConfig, DpoMetrics, DpoTrainer, PairExample, StepReport};
-use crate::TrainError;
-use crate::base::{Adapter, FrozenBase};
+use crate::base::{Adapter, FrozenBase, quantised_bytes};
 use crate::checkpoint::{CheckpointStore, write_json};
 use crate::config::is_raw;
 use crate::continued::{LoraSettings, adapter_digest};
@@ -22,6 +21,7 @@ use crate::memory::Footprint;
 use crate::metrics::{MetricsLog, Progress};
 use crate::mixture::Order;
 use crate::run::{self, RunLength, RunOptions};
+use crate::{BaseWeights, TrainError};
 use judge::{Format, PlainText};
 use model::{ModelConfig, hub};
 
@@ -60,6 +60,9 @@ pub struct DpoRunConfig {
     /// How records of plain strings are read: `raw` as in TRL, or `chat` as a user turn and its answer.
     #[serde(skip_serializing_if = "is_raw")]
     pub plain: PlainText,
+    /// The type of the frozen weights: `auto` (the integers of a GGUF file, otherwise f32), `f32`, `int8` or `int4`.
+    #[serde(skip_serializing_if = "BaseWeights::is_auto")]
+    pub weights: BaseWeights,
     /// Use each record's `margin`, from 0 to 1, as the probability that its chosen answer is the better one, instead of certainty. The
     /// output of `records export` has it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -102,6 +105,7 @@ impl Default for DpoRunConfig {
             order: Order::Shuffled,
             chat_template: None,
             plain: PlainText::Raw,
+            weights: BaseWeights::default(),
             soft_labels: false,
             dpo: DpoConfig::default(),
             data: Vec::new(),
@@ -182,9 +186,10 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
         lanes: 1,
         tokens: config.dpo.micro_batch_tokens,
         recompute: config.dpo.recompute,
+        quantised: quantised_bytes(model_dir, config.weights, &options.device)?,
     };
     options.check_memory(&model_config.spec, footprint)?;
-    let base = FrozenBase::load(model_dir, &options.device)?;
+    let base = FrozenBase::load_in(model_dir, config.weights, &options.device)?;
     let Built {
         examples,
         report,

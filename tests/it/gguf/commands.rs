@@ -6,12 +6,14 @@ use candle_core::Device;
 use model::{LanguageModel, LoadOptions, ModelConfig, WeightStore, hub};
 use serde_json::{Value, json};
 use train::{
-    RunOptions,
+    BaseWeights, RunOptions,
+    base::{Adapter, FrozenBase},
     digest::weights_digest,
     dpo::run::{DpoRunConfig, PairFile, run},
     merge::merge,
 };
 
+use crate::parity::{dense, difference};
 use crate::patience::client;
 use crate::process::Server;
 use crate::support::{data, inline};
@@ -125,6 +127,83 @@ fn an_adapter_is_trained_served_and_merged() {
         "{answer}"
     );
     assert_eq!(answer["usage"]["prompt_tokens"], 3, "{answer}");
+}
+
+#[test]
+fn an_adapter_is_trained_over_the_integers_of_a_file() {
+    let root = tempfile::tempdir().unwrap();
+    let path = data("gguf").join("llama_bias_quantised.gguf");
+    let mut config = DpoRunConfig {
+        model: path.to_str().unwrap().to_owned(),
+        output_dir: root.path().join("run"),
+        batch_size: 4,
+        max_length: 64,
+        max_steps: Some(30),
+        log_every: 1,
+        data: vec![pairs(root.path())],
+        ..DpoRunConfig::default()
+    };
+    config.dpo.lora.r = 4;
+    config.dpo.schedule.learning_rate = 1e-2;
+    let summary = run(&config, &options()).unwrap();
+    let last = summary.last.expect("there are metrics");
+    assert!(last.loss < 0.5, "{last:?}");
+
+    // The base is never in f32 as a whole, and computes what its dequantised copy does.
+    let file = hub::resolve(&config.model).unwrap();
+    let base = |weights| FrozenBase::load_in(file.path(), weights, &Device::Cpu).unwrap();
+    let (own, wide) = (base(BaseWeights::Auto), base(BaseWeights::F32));
+    let decoder = |base: &FrozenBase| base.decoder(None).unwrap();
+    assert!(decoder(&own).bytes() * 3 < decoder(&wide).bytes());
+    let path = "model.layers.0.self_attn.q_proj";
+    let (a, b) = (own.norm(path).unwrap(), wide.norm(path).unwrap());
+    assert!((a - b).abs() < 1e-6 * b, "{a} {b}");
+    let ids: &[u32] = &[1, 40, 50, 60, 3, 79, 7];
+    let d = difference(
+        &dense(&decoder(&own), &[ids]),
+        &dense(&decoder(&wide), &[ids]),
+    );
+    assert!(d < 1e-4, "{d}");
+
+    // The adapter serves over the same integers.
+    let model = LanguageModel::load(file.path(), &LoadOptions::default()).unwrap();
+    assert_eq!(model.decoder().weights(), "f32+int4+int8");
+    let adapter = summary.adapter_dir.expect("the run is complete");
+    let served = WeightStore::with_adapter_dir(model.decoder().clone(), Some(&adapter)).unwrap();
+    let prompts = [ids.to_vec()];
+    let served = inline(&served).label_logprobs(&prompts, [40, 41]).unwrap()[0];
+    let trained = own
+        .decoder(Some(&Adapter::load(&adapter).unwrap()))
+        .unwrap();
+    let logits = dense(&trained, &[ids]);
+    let last: Vec<f32> = logits
+        .narrow(0, ids.len() - 1, 1)
+        .unwrap()
+        .squeeze(0)
+        .unwrap()
+        .to_vec1()
+        .unwrap();
+    let sum: f32 = last.iter().map(|z| z.exp()).sum();
+    for (served, label) in served.iter().zip([40, 41]) {
+        let want = last[label] - sum.ln();
+        assert!((served - want).abs() < 0.1, "{served} for {want}");
+    }
+}
+
+#[test]
+fn quantised_weights_are_not_trained_themselves() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = train::config::JsftConfig {
+        model: file(),
+        output_dir: root.path().join("run"),
+        weights: BaseWeights::Int8,
+        data: vec![train::config::DataFile::new(pairs(root.path()).path)],
+        ..train::config::JsftConfig::default()
+    };
+    let error = config.validate().unwrap_err().to_string();
+    assert!(error.contains("int8") && error.contains("lora"), "{error}");
+    config.lora = Some(Default::default());
+    config.validate().unwrap();
 }
 
 #[test]

@@ -164,6 +164,8 @@ fn a_quantised_model_keeps_its_integers_and_computes_with_them() {
     // The head of a model in four bits has eight.
     assert_eq!(four.decoder().weights(), "int4+int8");
     assert!(four.decoder().bytes() < eight.decoder().bytes());
+    // The file's own integers of that width are not rounded again.
+    assert_eq!(rows(&four), rows(&wide));
     let difference = |own: &LanguageModel| {
         let pairs = logits(own).into_iter().zip(&exact);
         pairs.fold(0f32, |all, (own, exact)| all.max((own - exact).abs())) / largest

@@ -11,6 +11,7 @@ mod other_model;
 mod outage;
 mod pause;
 mod pruning;
+mod quantised;
 mod supervision;
 pub mod support;
 mod traffic;
