@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::TrainError;
 use crate::config::JsftConfig;
 use crate::manifest::DataDigest;
-use crate::mixture::{ExampleKind, Examples, Mixture, MixtureReport};
+use crate::mixture::{ExampleKind, Examples, Mixture, MixtureError, MixtureReport};
 use crate::plain::{PlainEnd, warn_of_control_tokens};
 use crate::records::{
     FileCounts, chat_template, pairs, refuse_unreadable, skipped, warn_of_no_end,
@@ -43,7 +43,12 @@ pub(super) fn build_mixture(
     let options = config.mixture.clone();
     let end = PlainEnd::from_model_dir(model_dir).map_err(|e| TrainError::Data(e.to_string()))?;
     let mixture = Mixture::new(tokenizer, chat, template.clone(), principles, options)
-        .map_err(|e| TrainError::Data(e.to_string()))?
+        .map_err(|error| match error {
+            MixtureError::Option { option, problem } => {
+                TrainError::Config(format!("`mixture.{option}` {problem}"))
+            }
+            other => TrainError::Data(other.to_string()),
+        })?
         .with_plain_text(config.plain, end)
         .within(vocab_size);
 
