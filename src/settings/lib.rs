@@ -3,15 +3,19 @@
 //! A table that gives only some of its keys takes the others from the default of the whole configuration, which may differ from the
 //! default of the table's own type: `[dpo.schedule]` has the type of JSFT's schedule, with its own default learning rate.
 
+mod by_name;
 mod spelling;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+pub use by_name::{ByName, Parts, Tree};
 pub use spelling::{
     Kind, SettingsError, Unknown, did_you_mean, explain, hint, parse, unknown_name,
 };
+
+use spelling::by_name;
 
 /// Returns the configuration that `text` describes; every key that it does not give, at any depth, has the default of `T`.
 ///
@@ -20,16 +24,18 @@ pub use spelling::{
 pub fn from_toml<T: Default + Serialize + DeserializeOwned>(
     text: &str,
 ) -> Result<T, SettingsError> {
-    let read = || {
+    let merged = || {
         let given: Table = toml::from_str(text)?;
         let mut whole = Table::try_from(T::default()).map_err(serde::de::Error::custom)?;
         lay_over(&mut whole, given);
-        // Values carry no line numbers; the error of parsing the text itself has one.
-        whole
-            .try_into()
-            .map_err(|error| toml::from_str::<T>(text).err().unwrap_or(error))
+        Ok(whole)
     };
-    read().map_err(|error: toml::de::Error| explain(&error, text))
+    let whole = merged().map_err(|error: toml::de::Error| explain(&error, text))?;
+    // Values carry no line numbers; the error of parsing the text itself has one.
+    by_name(whole).map_err(|error| match toml::from_str::<T>(text) {
+        Err(error) => explain(&error, text),
+        Ok(_) => error,
+    })
 }
 
 /// Returns the keys that `text` gives in the table at `path`; empty if there is no such table.

@@ -2,6 +2,8 @@
 
 use serde::de::DeserializeOwned;
 
+use super::by_name::ByName;
+
 /// An error in the text of settings, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -12,7 +14,25 @@ pub struct SettingsError(String);
 /// # Errors
 /// One line that names the place, the key and the mistake.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, SettingsError> {
-    toml::from_str(text).map_err(|error| explain(&error, text))
+    // The text itself is read first, because only its errors have a line.
+    let read = || Ok((toml::from_str::<T>(text)?, toml::from_str(text)?));
+    let (_, table) = read().map_err(|error| explain(&error, text))?;
+    by_name(table)
+}
+
+/// Reads a table, whose structs are tables and no lists.
+///
+/// # Errors
+/// One line that names the key and the mistake.
+pub(super) fn by_name<T: DeserializeOwned>(table: toml::Table) -> Result<T, SettingsError> {
+    let value = ByName(toml::Value::Table(table));
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let message = in_plain_words(error.inner().message().trim());
+        SettingsError(match error.path().to_string().as_str() {
+            "." | "?" => message,
+            path => format!("`{path}`: {message}"),
+        })
+    })
 }
 
 /// Returns the error in `text`, in one line.

@@ -176,6 +176,11 @@ fn a_setting_of_learning_is_found_out_at_the_start() {
         ),
         ("[dpo]\nloss = \"sigmiod\"\n", "a table with a `type`"),
         ("[gates]\nwin_rate = 0.5\n", "a table of settings"),
+        ("stage = [8, 4]\n", "`stage`: a list does not fit"),
+        (
+            "[gates]\nwin_rate = [0.5, 0.6]\n",
+            "`gates.win_rate`: a list",
+        ),
     ] {
         fs::write(file, text).unwrap();
         let serve = [

@@ -48,7 +48,6 @@ mod sampling_default_tests;
 mod signpost;
 mod sse;
 mod status;
-mod strict;
 mod timing;
 mod tokens;
 #[cfg(test)]

@@ -8,8 +8,7 @@ use serde_json::Value;
 
 use super::error::{ApiError, shortened};
 use super::neutral::Tables;
-use super::strict::Strict;
-use settings::{Kind, Unknown, hint, unknown_name};
+use settings::{ByName, Kind, Unknown, hint, unknown_name};
 
 /// Parameter names of other programs, with their names here. A name may be listed several times: the entry whose parameter the route
 /// has is used.
@@ -107,7 +106,7 @@ pub fn typed<T: for<'de> Deserialize<'de>>(
             message,
         ));
     }
-    serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
+    serde_path_to_error::deserialize(ByName(value)).map_err(|error| {
         let path = error.path().to_string();
         let at_root = matches!(path.as_str(), "." | "?");
         let beside = also.beside.filter(|_| !path.contains('.') || at_root);
