@@ -162,8 +162,8 @@ impl Work {
         let layers = spec.num_layers() as f64;
         let block: f64 = spec
             .block_linears()
+            .into_iter()
             .map(|(_, shape)| count(shape))
-            .iter()
             .sum();
         Self {
             blocks: layers * block,

@@ -11,9 +11,10 @@ use std::hint::black_box;
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::{
     attention::{AttentionMetadata, AttentionParams, paged_attention, paged_plain},
+    glu::{self, Activation},
     kv_store::{self, KvCache, kv_store},
     linear::{PackedLinear, WeightFormat, gemm_f32},
-    logprob, rms_norm, rope, swiglu,
+    logprob, rms_norm, rope,
 };
 use roofs::{Roofs, best};
 
@@ -189,6 +190,7 @@ fn attention(table: &Table) -> Result<()> {
     let params = AttentionParams {
         scale: 0.125,
         window: None,
+        soft_cap: None,
     };
     for heads in [(9, 3, 64), (32, 8, 64)] {
         for (sequences, context, q_len) in [
@@ -307,21 +309,15 @@ fn rows(table: &Table) -> Result<()> {
                 &bytes(2 * 576 + 64),
             );
         }
-        if table.wants("swiglu") {
+        if table.wants("glu") {
             let (gate, up) = (random(&[tokens, 1536])?, random(&[tokens, 1536])?);
             let plain = best(|| {
-                black_box(swiglu::plain(&gate, &up).expect("shapes fit"));
+                black_box(glu::plain(Activation::Silu, &gate, &up).expect("shapes fit"));
             });
             let time = best(|| {
-                black_box(swiglu::swiglu(&gate, &up).expect("shapes fit"));
+                black_box(glu::glu(Activation::Silu, &gate, &up).expect("shapes fit"));
             });
-            table.row(
-                "swiglu",
-                &shape("1536"),
-                Some(plain),
-                time,
-                &bytes(3 * 1536),
-            );
+            table.row("glu", &shape("1536"), Some(plain), time, &bytes(3 * 1536));
         }
     }
     if table.wants("logprob") {
@@ -329,10 +325,10 @@ fn rows(table: &Table) -> Result<()> {
         let (x, w) = (random(&[tokens, hidden])?, random(&[vocabulary, hidden])?);
         let targets: Vec<u32> = (0..tokens as u32).collect();
         let plain = best(|| {
-            black_box(logprob::plain(&x, &w, &targets).expect("shapes fit"));
+            black_box(logprob::plain(&x, &w, &targets, None).expect("shapes fit"));
         });
         let time = best(|| {
-            black_box(logprob::logprob(&x, &w, &targets).expect("shapes fit"));
+            black_box(logprob::logprob(&x, &w, &targets, None).expect("shapes fit"));
         });
         let work = Work {
             flops: 2.0 * (tokens * hidden * vocabulary) as f64,

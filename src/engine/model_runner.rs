@@ -160,7 +160,7 @@ impl ModelRunner {
         let (mut ids, mut cu_seqlens, mut rows) = (Vec::new(), vec![0u32], Vec::new());
         // The indices into `rows` that are sampled from, and those that are scored.
         let (mut sampled, mut scored) = (Vec::new(), Vec::new());
-        let (mut seq_lens, mut prompt_lens) = (Vec::new(), Vec::new());
+        let (mut seq_lens, mut prompt_lens, mut most_lens) = (Vec::new(), Vec::new(), Vec::new());
         let mut block_tables = Vec::new();
         for scheduled in &output.scheduled {
             let request = scheduler
@@ -179,6 +179,8 @@ impl ModelRunner {
             cu_seqlens.push(ids.len() as u32);
             seq_lens.push((to + drafts.len()) as u32);
             prompt_lens.push(request.num_prompt_tokens as u32);
+            let most = request.num_prompt_tokens + request.stop.max_tokens;
+            most_lens.push(u32::try_from(most).unwrap_or(u32::MAX));
             let table = scheduler.kv().block_table(scheduled.id);
             block_tables.push(table.iter().map(|block| block.0).collect());
             if scheduled.samples {
@@ -202,6 +204,7 @@ impl ModelRunner {
             cu_seqlens: &cu_seqlens,
             seq_lens: &seq_lens,
             prompt_lens: &prompt_lens,
+            most_lens: &most_lens,
         };
         let backend = AttentionBackend::Paged {
             caches: &self.caches,

@@ -39,6 +39,7 @@ pub(super) fn dense_logits(decoder: &Decoder, ids: &[u32]) -> Vec<Vec<f32>> {
         cu_seqlens: &cu_seqlens,
         seq_lens: &lens,
         prompt_lens: &lens,
+        most_lens: &lens,
     };
     let backend = AttentionBackend::Dense {
         cu_seqlens: &cu_seqlens,

@@ -155,6 +155,7 @@ fn an_adapter_beside_the_base_is_the_adapter_merged_into_it() {
         cu_seqlens: &cu_seqlens,
         seq_lens: &lens,
         prompt_lens: &lens,
+        most_lens: &lens,
     };
     let backend = AttentionBackend::Dense {
         cu_seqlens: &cu_seqlens,

@@ -73,6 +73,23 @@ pub fn exp(x: f32) -> f32 {
     p * f32::from_bits((exponent << 23) as u32)
 }
 
+/// Returns `tanh x` to about 2 ulp: branch-free, so loops over it vectorise.
+///
+/// Below 1 it is the seventh convergent of Lambert's continued fraction `x / (1 + x^2 / (3 + x^2 / (5 + ...)))`, whose error is less than
+/// a rounding there; above it is `1 - 2 / (e^2x + 1)`, which loses no digits where `tanh` is near 1.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    let square = x * x;
+    let above = square.mul_add(square.mul_add(square + 378.0, 17_325.0), 135_135.0);
+    let below = square.mul_add(
+        square.mul_add(square.mul_add(28.0, 3_150.0), 62_370.0),
+        135_135.0,
+    );
+    let near = x * above / below;
+    let far = (1.0 - 2.0 / (exp(2.0 * x.abs()) + 1.0)).copysign(x);
+    if x.abs() < 1.0 { near } else { far }
+}
+
 /// The number of separate lanes of a reduction: enough to fill two AVX-512 registers and hide the latency of an add.
 pub const LANES: usize = 32;
 
@@ -111,6 +128,24 @@ mod tests {
         }
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(-1e30) < 1e-37);
+    }
+
+    #[test]
+    fn tanh_is_close_to_the_library_one() {
+        for i in -20_000..20_000 {
+            let x = i as f32 / 1000.0;
+            let (got, want) = (tanh(x), f64::from(x).tanh());
+            let difference = (f64::from(got) - want).abs();
+            assert!(
+                difference <= want.abs() * 3e-7,
+                "tanh({x}) = {got}, want {want}"
+            );
+        }
+        for large in [1e3, 1e20, f32::MAX, f32::INFINITY] {
+            assert_eq!((tanh(large), tanh(-large)), (1.0, -1.0));
+        }
+        assert_eq!(tanh(0.0), 0.0);
+        assert_eq!(tanh(1e-20), 1e-20);
     }
 
     #[test]

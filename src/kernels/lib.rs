@@ -8,6 +8,7 @@
 pub mod attention;
 mod cpu;
 pub mod device;
+pub mod glu;
 pub mod isa;
 pub mod kv_store;
 pub mod linear;
@@ -19,7 +20,7 @@ pub mod rms_norm;
 pub mod rope;
 mod scratch;
 mod simd;
-pub mod swiglu;
+pub mod soft_cap;
 #[cfg(test)]
 pub(crate) mod testing;
 

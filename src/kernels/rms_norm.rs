@@ -39,13 +39,17 @@ pub fn add_rms_norm(
     Ok((sum, normed))
 }
 
-/// Computes the norm from differentiable candle ops, in f32 for every dtype, as transformers does.
+/// Computes the norm from differentiable candle ops, in f32 for every dtype, as transformers does. A weight in f32 is also applied in
+/// f32, one in the dtype of `x` after the rounding to it.
 pub fn plain(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let dtype = x.dtype();
     let x = x.to_dtype(DType::F32)?;
     let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = x.broadcast_div(&(mean_square + eps)?.sqrt()?)?;
-    normed.to_dtype(dtype)?.broadcast_mul(weight)
+    match weight.dtype() {
+        DType::F32 => normed.broadcast_mul(weight)?.to_dtype(dtype),
+        _ => normed.to_dtype(dtype)?.broadcast_mul(weight),
+    }
 }
 
 struct RmsNorm {

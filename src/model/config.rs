@@ -61,7 +61,8 @@ impl ModelConfig {
     }
 
     fn from_fields(config: Fields, generation: Option<Fields>) -> Result<Self, ModelError> {
-        let spec = DecoderSpec::from_fields(&config)?;
+        let dtype = dtype(&config)?;
+        let spec = DecoderSpec::from_fields(&config, dtype)?;
         let mut eos_token_ids = Vec::new();
         if let Some(generation) = &generation {
             eos_token_ids = generation.token_ids("eos_token_id", spec.vocab_size)?;
@@ -80,7 +81,7 @@ impl ModelConfig {
                 Some(generation) => SamplingDefaults::from_fields(generation)?,
                 None => SamplingDefaults::default(),
             },
-            dtype: dtype(&config)?,
+            dtype,
             spec,
             json: config.map,
         })
@@ -290,6 +291,11 @@ impl Fields {
 
     pub(super) fn strings(&self, name: &str) -> Result<Option<Vec<String>>, ModelError> {
         self.list(name, "a list of strings", |v| v.as_str().map(str::to_owned))
+    }
+
+    pub(super) fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>, ModelError> {
+        let finite = |value: &Value| value.as_f64().filter(|number| number.is_finite());
+        self.list(name, "a list of finite numbers", finite)
     }
 
     pub(super) fn counts(&self, name: &str) -> Result<Option<Vec<usize>>, ModelError> {

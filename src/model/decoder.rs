@@ -9,11 +9,16 @@ use candle_core::{DType, Device, Tensor};
 
 use super::packed::Packed;
 use super::parameters::ParameterSource;
-use super::{DecoderSpec, LayerSpec, ModelError};
+use super::{DecoderSpec, LayerRotation, LayerSpec, ModelError};
 use kernels::{
+    attention::AttentionParams,
     logprob::Scores,
     nn::rotary::RotaryEmbedding,
-    nn::{Adapted, AdaptedRows, Attention, AttentionBackend, Linear, Mlp, RmsNorm, Rotations},
+    nn::{
+        Adapted, AdaptedRows, Attention, AttentionBackend, Joint, Linear, Mlp, QkNorm, RmsNorm,
+        Rotation, Rotations,
+    },
+    soft_cap::soft_cap,
 };
 
 /// A transformer decoder.
@@ -25,17 +30,22 @@ pub struct Decoder {
     blocks: Vec<Block>,
     norm: RmsNorm,
     head: Linear,
-    rotary: Arc<RotaryEmbedding>,
+    /// That of the spec's `rope`, and of its `local_rope` if there is one.
+    rotaries: Arc<[RotaryEmbedding]>,
     device: Device,
 }
 
-/// One layer: attention and MLP, each preceded by a norm and added to the residual stream.
+/// One layer: attention and MLP, each added to the residual stream, with norms before or after them, or both.
 #[derive(Debug, Clone)]
 struct Block {
-    input_norm: RmsNorm,
+    before_attention: Option<RmsNorm>,
     attention: Attention,
-    post_norm: RmsNorm,
+    after_attention: Option<RmsNorm>,
+    before_mlp: Option<RmsNorm>,
     mlp: Mlp,
+    after_mlp: Option<RmsNorm>,
+    /// The factor of what is added to the residual stream.
+    multiplier: f64,
 }
 
 impl Block {
@@ -44,20 +54,52 @@ impl Block {
         &self,
         x: &Tensor,
         rows: Option<&Tensor>,
-        rotations: &Rotations,
+        rotations: &[Rotation],
         backend: &AttentionBackend<'_>,
         adapted: Adapted<'_>,
     ) -> candle_core::Result<Tensor> {
-        let normed = self.input_norm.forward(x)?;
+        let normed = match &self.before_attention {
+            Some(norm) => norm.forward(x)?,
+            None => x.clone(),
+        };
         let attention = &self.attention;
         let attended = attention.forward(&normed, rows, rotations, backend, adapted)?;
+        let attended = self.added(attended, self.after_attention.as_ref())?;
         let x = match rows {
             Some(rows) => x.index_select(rows, 0)?,
             None => x.clone(),
         };
-        let (x, normed) = self.post_norm.forward_sum(&x, &attended)?;
+        let (x, normed) = match &self.before_mlp {
+            Some(norm) => norm.forward_sum(&x, &attended)?,
+            None => {
+                let x = (x + attended)?;
+                (x.clone(), x)
+            }
+        };
         let fed = self.mlp.forward(&normed, adapted.rows)?;
-        x + fed
+        x + self.added(fed, self.after_mlp.as_ref())?
+    }
+
+    /// Returns what half of the block adds to the residual stream.
+    fn added(&self, y: Tensor, norm: Option<&RmsNorm>) -> candle_core::Result<Tensor> {
+        let y = match norm {
+            Some(norm) => norm.forward(&y)?,
+            None => y,
+        };
+        times(y, self.multiplier)
+    }
+}
+
+/// Returns `x` times a factor.
+fn times(x: Tensor, factor: f64) -> candle_core::Result<Tensor> {
+    if factor == 1.0 { Ok(x) } else { x * factor }
+}
+
+/// Returns a norm of this architecture.
+fn norm(spec: &DecoderSpec, weight: Tensor) -> candle_core::Result<RmsNorm> {
+    match spec.norms_around_one {
+        true => RmsNorm::around_one(weight, spec.rms_norm_eps),
+        false => Ok(RmsNorm::new(weight, spec.rms_norm_eps)),
     }
 }
 
@@ -67,7 +109,7 @@ impl Decoder {
     /// # Errors
     /// Errors if the source has a missing tensor or one of another shape.
     pub fn new(spec: DecoderSpec, source: &mut dyn ParameterSource) -> Result<Self, ModelError> {
-        let (hidden, eps) = (spec.hidden_size, spec.rms_norm_eps);
+        let hidden = spec.hidden_size;
         let vocab_shape = [spec.vocab_size, hidden];
         let tied = spec.tie_word_embeddings;
         let embed = match tied {
@@ -77,18 +119,22 @@ impl Decoder {
         let blocks = (0..spec.num_layers())
             .map(|layer| Block::new(&spec, layer, source))
             .collect::<Result<_, _>>()?;
-        let norm = source.tensor("model.norm.weight", &[hidden])?;
-        let device = norm.device().clone();
+        let last = source.tensor("model.norm.weight", &[hidden])?;
+        let device = last.device().clone();
         let head = match tied {
             true => embed.clone(),
             false => source.linear("lm_head", vocab_shape, false)?,
         };
         Ok(Self {
-            rotary: Arc::new(RotaryEmbedding::new(&spec.rope)),
-            spec: Arc::new(spec),
+            rotaries: [&spec.rope]
+                .into_iter()
+                .chain(&spec.local_rope)
+                .map(RotaryEmbedding::new)
+                .collect(),
             embed,
             blocks,
-            norm: RmsNorm::new(norm, eps),
+            norm: norm(&spec, last)?,
+            spec: Arc::new(spec),
             head,
             device,
         })
@@ -224,7 +270,8 @@ impl Decoder {
             )));
         }
         // The CPU computes in f32 whatever the format of the table.
-        Ok(self.embed.rows(ids)?.to_dtype(self.dtype())?)
+        let rows = self.embed.rows(ids)?.to_dtype(self.dtype())?;
+        Ok(times(rows, self.spec.multipliers.embedding)?)
     }
 
     /// Applies one block to the residual stream: for a trainer that recomputes layers.
@@ -235,7 +282,7 @@ impl Decoder {
         layer: usize,
         x: &Tensor,
         rows: Option<&Tensor>,
-        rotations: &Rotations,
+        rotations: &[Rotation],
         backend: &AttentionBackend<'_>,
     ) -> Result<Tensor, ModelError> {
         let adapted = Adapted::default();
@@ -249,7 +296,9 @@ impl Decoder {
 
     /// Returns the logits of the given hidden states, `[rows, vocab]` in f32.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.head.forward(hidden, &[])?.to_dtype(DType::F32)?)
+        let hidden = times(hidden.clone(), self.spec.multipliers.logits)?;
+        let logits = self.head.forward(&hidden, &[])?.to_dtype(DType::F32)?;
+        Ok(soft_cap(logits, self.spec.logits_soft_cap)?)
     }
 
     /// Returns the log-probability of one target per row, without the logits of all rows.
@@ -257,33 +306,55 @@ impl Decoder {
     /// # Errors
     /// Errors if the head is packed for serving: its weight is then not a tensor.
     pub fn score(&self, hidden: &Tensor, targets: &[u32]) -> Result<Scores, ModelError> {
-        self.head.score(hidden, targets)?.ok_or_else(|| {
+        let hidden = times(hidden.clone(), self.spec.multipliers.logits)?;
+        let scores = self
+            .head
+            .score(&hidden, targets, self.spec.logits_soft_cap)?;
+        scores.ok_or_else(|| {
             ModelError::Input(
                 "scoring needs the head of a trainer, and this model is packed for serving".into(),
             )
         })
     }
 
-    /// Returns cos and sin of every packed token.
+    /// Returns cos and sin of every packed token, for each kind of rotation.
+    ///
+    /// # Errors
+    /// Errors if a sequence has no positions in the model.
     pub fn rotations(&self, packed: Packed<'_>) -> Result<Rotations, ModelError> {
-        let half = self.spec.rope.dim / 2;
-        let tokens = packed.ids.len();
-        let mut cos = Vec::with_capacity(tokens * half);
-        let mut sin = Vec::with_capacity(tokens * half);
-        let lens = packed.seq_lens.iter().zip(packed.prompt_lens);
-        for (w, (&seq_len, &prompt_len)) in packed.cu_seqlens.windows(2).zip(lens) {
-            let (new, len) = ((w[1] - w[0]) as usize, seq_len as usize);
-            if new > len || len > self.spec.max_context() {
+        let most = self.spec.max_context();
+        for (w, &len) in packed.cu_seqlens.windows(2).zip(packed.seq_lens) {
+            let (new, len) = ((w[1] - w[0]) as usize, len as usize);
+            if new > len || len > most {
                 return Err(ModelError::Input(format!(
-                    "a sequence of {len} tokens ({new} of them new) does not fit {} positions",
-                    self.spec.max_context()
+                    "a sequence of {len} tokens ({new} of them new) does not fit {most} positions"
                 )));
             }
-            self.rotary
-                .extend(len - new..len, prompt_len as usize, &mut cos, &mut sin);
+        }
+        self.rotaries
+            .iter()
+            .map(|rotary| Ok(self.rotation(rotary, packed)?))
+            .collect()
+    }
+
+    fn rotation(
+        &self,
+        rotary: &RotaryEmbedding,
+        packed: Packed<'_>,
+    ) -> candle_core::Result<Rotation> {
+        let spec = rotary.spec();
+        let (half, tokens) = (spec.dim / 2, packed.ids.len());
+        let mut cos = Vec::with_capacity(tokens * half);
+        let mut sin = Vec::with_capacity(tokens * half);
+        let lens = packed.prompt_lens.iter().zip(packed.most_lens);
+        let sequences = packed.cu_seqlens.windows(2).zip(packed.seq_lens);
+        for ((w, &seq_len), (&prompt, &most)) in sequences.zip(lens) {
+            let (new, len) = ((w[1] - w[0]) as usize, seq_len as usize);
+            let of_call = spec.call_len(prompt as usize, most as usize);
+            rotary.extend(len - new..len, of_call, &mut cos, &mut sin);
         }
         let tensor = |values| Tensor::from_vec(values, (tokens, half), &self.device);
-        Ok(Rotations {
+        Ok(Rotation {
             cos: tensor(cos)?,
             sin: tensor(sin)?,
         })
@@ -291,15 +362,12 @@ impl Decoder {
 }
 
 impl Block {
-    fn linears(&self) -> [&Linear; 7] {
-        let (attention, mlp) = (&self.attention, &self.mlp);
-        let Attention { q, k, v, o, .. } = attention;
-        let Mlp { gate, up, down } = mlp;
-        [q, k, v, o, gate, up, down]
+    fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.attention.linears().chain(self.mlp.linears())
     }
 
     fn bytes(&self) -> usize {
-        self.linears().map(Linear::bytes).iter().sum()
+        self.linears().map(Linear::bytes).sum()
     }
 
     fn new(
@@ -308,47 +376,89 @@ impl Block {
         source: &mut dyn ParameterSource,
     ) -> Result<Self, ModelError> {
         let prefix = format!("model.layers.{layer}");
-        let mut linears = Vec::with_capacity(7);
+        let mut linears = Vec::new();
         for (within, shape) in spec.block_linears() {
             let path = format!("{prefix}.{within}");
             let place = spec.linear_place(&path);
             let linear = source.linear(&path, shape, spec.has_bias(within))?;
             linears.push(linear.at(place.expect("a block's layer has a place; this is a bug")));
         }
-        let [q, k, v, o, gate, up, down] =
-            <[Linear; 7]>::try_from(linears).expect("a block has seven linears; this is a bug");
-        let mut norm = |name: &str, size: usize| -> Result<RmsNorm, ModelError> {
+        let (qkv, o, gate_up, down) = joined(spec, linears);
+        let mut norm_of = |name: &str, size: usize| -> Result<RmsNorm, ModelError> {
             let weight = source.tensor(&format!("{prefix}.{name}.weight"), &[size])?;
-            Ok(RmsNorm::new(weight, spec.rms_norm_eps))
+            Ok(norm(spec, weight)?)
+        };
+        let qk_norm = match spec.qk_norm.zip(spec.qk_norm_sizes()) {
+            Some((width, [q, k])) => Some(QkNorm {
+                q: norm_of("self_attn.q_norm", q)?,
+                k: norm_of("self_attn.k_norm", k)?,
+                width,
+            }),
+            None => None,
         };
         let LayerSpec {
             sliding_window,
-            rope,
+            rotation,
         } = spec.layers[layer];
+        let names = spec.norms.names();
+        let mut block_norm = |name: Option<&str>| {
+            let norm = name.map(|name| norm_of(name, spec.hidden_size));
+            norm.transpose()
+        };
         Ok(Self {
-            input_norm: norm("input_layernorm", spec.hidden_size)?,
+            before_attention: block_norm(names.before_attention)?,
+            after_attention: block_norm(names.after_attention)?,
+            before_mlp: block_norm(names.before_mlp)?,
+            after_mlp: block_norm(names.after_mlp)?,
             attention: Attention {
                 layer,
-                q,
-                k,
-                v,
+                qkv,
                 o,
-                qk_norm: if spec.qk_norm {
-                    Some((
-                        norm("self_attn.q_norm", spec.head_dim)?,
-                        norm("self_attn.k_norm", spec.head_dim)?,
-                    ))
-                } else {
-                    None
-                },
+                qk_norm,
                 heads: spec.num_heads,
                 kv_heads: spec.num_kv_heads,
                 head_dim: spec.head_dim,
-                rotate: rope,
-                window: sliding_window,
+                rotation: rotation.map(|rotation| match rotation {
+                    LayerRotation::Global => 0,
+                    LayerRotation::Local => 1,
+                }),
+                params: AttentionParams {
+                    scale: spec.attention_scale,
+                    window: sliding_window,
+                    soft_cap: spec.attention_soft_cap,
+                },
             },
-            post_norm: norm("post_attention_layernorm", spec.hidden_size)?,
-            mlp: Mlp { gate, up, down },
+            mlp: Mlp {
+                gate_up,
+                down,
+                activation: spec.hidden_act,
+            },
+            multiplier: spec.multipliers.residual,
         })
     }
+}
+
+/// Returns the projections to q, k and v, the output projection, those to gate and up, and that down.
+fn joined(spec: &DecoderSpec, linears: Vec<Linear>) -> (Joint<3>, Linear, Joint<2>, Linear) {
+    const COUNT: &str = "a block has its linear layers; this is a bug";
+    if spec.fused_projections {
+        let (q, kv) = (
+            spec.num_heads * spec.head_dim,
+            spec.num_kv_heads * spec.head_dim,
+        );
+        let [qkv, o, gate_up, down] = <[Linear; 4]>::try_from(linears).expect(COUNT);
+        return (
+            Joint::fused(qkv, [q, kv, kv]),
+            o,
+            Joint::fused(gate_up, [spec.intermediate_size; 2]),
+            down,
+        );
+    }
+    let [q, k, v, o, gate, up, down] = <[Linear; 7]>::try_from(linears).expect(COUNT);
+    (
+        Joint::separate([q, k, v]),
+        o,
+        Joint::separate([gate, up]),
+        down,
+    )
 }

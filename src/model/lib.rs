@@ -20,7 +20,9 @@ mod store;
 mod stored;
 pub mod weights;
 
-pub use arch::{Activation, Architecture, DecoderSpec, LayerSpec};
+pub use arch::{
+    Activation, Architecture, DecoderSpec, LayerRotation, LayerSpec, Multipliers, NormPlacement,
+};
 pub use config::ModelConfig;
 pub use decoder::Decoder;
 pub use error::ModelError;

@@ -10,6 +10,8 @@ pub struct Packed<'a> {
     pub seq_lens: &'a [u32],
     /// The length of each sequence's prompt, wherever its tokens are computed: dynamic rotary scaling depends on it.
     pub prompt_lens: &'a [u32],
+    /// The most tokens that each sequence's call can have with its answer: LongRoPE depends on it.
+    pub most_lens: &'a [u32],
 }
 
 /// A builder of [`Packed`], one sequence after the other.
@@ -19,6 +21,7 @@ pub struct PackedBatch {
     cu_seqlens: Vec<u32>,
     seq_lens: Vec<u32>,
     prompt_lens: Vec<u32>,
+    most_lens: Vec<u32>,
 }
 
 impl Default for PackedBatch {
@@ -28,6 +31,7 @@ impl Default for PackedBatch {
             cu_seqlens: vec![0],
             seq_lens: Vec::new(),
             prompt_lens: Vec::new(),
+            most_lens: Vec::new(),
         }
     }
 }
@@ -36,10 +40,16 @@ impl PackedBatch {
     /// Appends the last tokens of a sequence that is `seq_len` tokens long and starts with a prompt of `prompt_len` tokens; the tokens
     /// before them are in the cache.
     pub fn push(&mut self, ids: &[u32], seq_len: usize, prompt_len: usize) {
+        self.push_beside(ids, seq_len, prompt_len, seq_len);
+    }
+
+    /// Works as [`Self::push`] for a sequence whose tokens are computed beside those of a longer one, of `most` tokens.
+    pub fn push_beside(&mut self, ids: &[u32], seq_len: usize, prompt_len: usize, most: usize) {
         self.ids.extend_from_slice(ids);
         self.cu_seqlens.push(self.ids.len() as u32);
         self.seq_lens.push(seq_len as u32);
         self.prompt_lens.push(prompt_len as u32);
+        self.most_lens.push(most as u32);
     }
 
     /// Appends a whole sequence that is a prompt and has no cached tokens.
@@ -76,6 +86,7 @@ impl PackedBatch {
             cu_seqlens: &self.cu_seqlens,
             seq_lens: &self.seq_lens,
             prompt_lens: &self.prompt_lens,
+            most_lens: &self.most_lens,
         }
     }
 }
@@ -104,6 +115,7 @@ mod tests {
         assert_eq!(packed.cu_seqlens, [0, 3, 4, 6]);
         assert_eq!(packed.seq_lens, [3, 1, 5]);
         assert_eq!(packed.prompt_lens, [3, 1, 3]);
+        assert_eq!(packed.most_lens, [3, 1, 5]);
         assert_eq!(batch.last_rows(), [2, 3, 5]);
         assert!(PackedBatch::default().last_rows().is_empty());
     }

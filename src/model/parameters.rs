@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::kept::EMBEDDING;
 use super::{DecoderSpec, ModelError};
-use kernels::nn::{Linear, Lora};
+use kernels::nn::{Linear, Lora, QkNormWidth};
 
 /// A source of the decoder's tensors: a checkpoint on disk, or a trainer's variables.
 pub trait ParameterSource {
@@ -46,13 +46,21 @@ pub trait ParameterSource {
 
 impl DecoderSpec {
     /// Returns the shape `[out, in]` of every linear layer of a block, with its path within the block.
-    pub fn block_linears(&self) -> [(&'static str, [usize; 2]); 7] {
+    pub fn block_linears(&self) -> Vec<(&'static str, [usize; 2])> {
         let (hidden, ffn) = (self.hidden_size, self.intermediate_size);
         let (q, kv) = (
             self.num_heads * self.head_dim,
             self.num_kv_heads * self.head_dim,
         );
-        [
+        if self.fused_projections {
+            return vec![
+                ("self_attn.qkv_proj", [q + 2 * kv, hidden]),
+                ("self_attn.o_proj", [hidden, q]),
+                ("mlp.gate_up_proj", [2 * ffn, hidden]),
+                ("mlp.down_proj", [hidden, ffn]),
+            ];
+        }
+        vec![
             ("self_attn.q_proj", [q, hidden]),
             ("self_attn.k_proj", [kv, hidden]),
             ("self_attn.v_proj", [kv, hidden]),
@@ -74,24 +82,41 @@ impl DecoderSpec {
             let mut add = |name: &str, shape: Vec<usize>| {
                 list.push((format!("model.layers.{layer}.{name}"), shape));
             };
-            add("input_layernorm.weight", vec![hidden]);
+            let norms = self.norms.names();
+            for name in [norms.before_attention, norms.after_attention]
+                .into_iter()
+                .flatten()
+            {
+                add(&format!("{name}.weight"), vec![hidden]);
+            }
             for (path, shape) in self.block_linears() {
                 add(&format!("{path}.weight"), shape.to_vec());
                 if self.has_bias(path) {
                     add(&format!("{path}.bias"), vec![shape[0]]);
                 }
             }
-            if self.qk_norm {
-                add("self_attn.q_norm.weight", vec![self.head_dim]);
-                add("self_attn.k_norm.weight", vec![self.head_dim]);
+            if let Some([q, k]) = self.qk_norm_sizes() {
+                add("self_attn.q_norm.weight", vec![q]);
+                add("self_attn.k_norm.weight", vec![k]);
             }
-            add("post_attention_layernorm.weight", vec![hidden]);
+            for name in [norms.before_mlp, norms.after_mlp].into_iter().flatten() {
+                add(&format!("{name}.weight"), vec![hidden]);
+            }
         }
         list.push(("model.norm.weight".to_owned(), vec![hidden]));
         if !self.tie_word_embeddings {
             list.push(("lm_head.weight".to_owned(), vec![self.vocab_size, hidden]));
         }
         list
+    }
+
+    /// Returns the sizes of the norms of queries and keys, if there are any.
+    pub(super) fn qk_norm_sizes(&self) -> Option<[usize; 2]> {
+        let heads = match self.qk_norm? {
+            QkNormWidth::Head => [1, 1],
+            QkNormWidth::Projection => [self.num_heads, self.num_kv_heads],
+        };
+        Some(heads.map(|heads| heads * self.head_dim))
     }
 
     /// Returns the shape `[out, in]` of the linear layer at this full path (`model.layers.0.mlp.up_proj`), if there is one.
@@ -121,8 +146,8 @@ impl DecoderSpec {
     /// Returns whether the linear layer at this path within a block has a bias.
     pub fn has_bias(&self, path: &str) -> bool {
         match path {
-            "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" => self.qkv_bias,
             "self_attn.o_proj" => self.o_bias,
+            _ if path.starts_with("self_attn.") => self.qkv_bias,
             _ => self.mlp_bias,
         }
     }
@@ -137,7 +162,7 @@ impl DecoderSpec {
 }
 
 /// Returns random weights: normal with standard deviation 0.02, projections that write to the residual stream divided
-/// by `sqrt(2 layers)` (GPT-2), norms 1, biases 0. They are a function of the seed alone.
+/// by `sqrt(2 layers)` (GPT-2), norms neutral, biases 0. They are a function of the seed alone.
 pub fn random_parameters(
     spec: &DecoderSpec,
     seed: u64,
@@ -151,7 +176,7 @@ pub fn random_parameters(
             let values = if name.ends_with(".bias") {
                 vec![0f32; count]
             } else if shape.len() == 1 {
-                vec![1f32; count]
+                vec![if spec.norms_around_one { 0.0 } else { 1f32 }; count]
             } else {
                 let writes_residual =
                     name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");

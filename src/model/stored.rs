@@ -117,6 +117,8 @@ pub(super) struct Stored {
     pub bytes: Range<usize>,
     /// The order of rows; of a vector, of its numbers.
     pub order: RowOrder,
+    /// What the file's numbers have more than the model's.
+    pub shift: f32,
     /// Whether the tensor has been read.
     read: AtomicBool,
 }
@@ -146,6 +148,7 @@ impl Stored {
             shape,
             bytes,
             order,
+            shift: 0.0,
             read: AtomicBool::new(false),
         }
     }
@@ -166,6 +169,8 @@ impl Stored {
     /// Returns all numbers in the model's order, converted through f32, which represents each of them exactly. The file's pages are
     /// released.
     pub fn values<T: Send + Copy + Default>(&self, to: impl Fn(f32) -> T + Sync) -> Vec<T> {
+        let shift = self.shift;
+        let to = |number: f32| to(if shift == 0.0 { number } else { number - shift });
         let values = match self.order {
             RowOrder::Plain => convert(self.raw(), &self.format, self.count(), to),
             RowOrder::Paired { .. } => self.reordered(to),
@@ -214,6 +219,7 @@ impl Stored {
         };
         let equal = self.shape == other.shape
             && self.order == other.order
+            && self.shift == other.shift
             && self
                 .raw()
                 .chunks(size)

@@ -377,7 +377,8 @@ pub(super) fn lora_layers(spec: &DecoderSpec, config: &LoraConfig) -> Vec<(Strin
     (0..spec.num_layers())
         .flat_map(|layer| {
             spec.block_linears()
-                .map(|(linear, shape)| (format!("model.layers.{layer}.{linear}"), shape))
+                .into_iter()
+                .map(move |(linear, shape)| (format!("model.layers.{layer}.{linear}"), shape))
         })
         .filter(|(path, _)| config.targets(path))
         .collect()

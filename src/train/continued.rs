@@ -113,7 +113,10 @@ impl Adapter {
     /// layer.
     fn trained_modules(&self, spec: &DecoderSpec) -> Vec<String> {
         let linears: Vec<String> = (0..spec.num_layers())
-            .flat_map(|layer| spec.block_linears().map(move |(name, _)| (layer, name)))
+            .flat_map(|layer| {
+                let linears = spec.block_linears().into_iter();
+                linears.map(move |(name, _)| (layer, name))
+            })
             .map(|(layer, name)| format!("model.layers.{layer}.{name}"))
             .collect();
         let kind = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();

@@ -41,7 +41,8 @@ pub enum Factors<'a> {
 /// If a name has no match; the message gives the first.
 pub fn check_targets(spec: &DecoderSpec, config: &LoraConfig) -> Result<(), TrainError> {
     let layers = lora_layers(spec, config);
-    let unknown = config.target_modules.iter().find(|name| {
+    let named = config.target_modules.iter();
+    let unknown = named.filter(|_| !config.is_all_linear()).find(|name| {
         let alone = LoraConfig {
             target_modules: vec![(*name).clone()],
             ..LoraConfig::default()
@@ -99,6 +100,7 @@ impl Trainable {
             .map_err(|e| TrainError::Config(e.to_string()))?;
         let layers = lora_layers(base.spec(), &config);
         check_targets(base.spec(), &config)?;
+        let config = config.naming(layers.iter().map(|(path, _)| path.as_str()));
         let mut rng = match start {
             Factors::Fresh { seed } => ChaCha8Rng::seed_from_u64(seed),
             Factors::From(adapter) => {

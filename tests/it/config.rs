@@ -1,8 +1,11 @@
 //! Tests of `config.json`: published files parse, and fields mean the same as in `transformers`.
 
 use candle_core::DType;
-use kernels::nn::rotary::{RopeScaling, RotaryEmbedding};
-use model::{Architecture, ModelConfig};
+use kernels::nn::{
+    QkNormWidth,
+    rotary::{RopeScaling, RotaryEmbedding},
+};
+use model::{Activation, Architecture, DecoderSpec, LayerRotation, ModelConfig, NormPlacement};
 use serde_json::{Value, json};
 
 use crate::support::{data, fixture};
@@ -80,13 +83,17 @@ fn real_configs_parse_or_are_refused_clearly() {
             "{name}"
         );
         assert_eq!(spec.qkv_bias, architecture == Architecture::Qwen2, "{name}");
-        assert_eq!(spec.qk_norm, architecture == Architecture::Qwen3, "{name}");
+        assert_eq!(
+            spec.qk_norm.is_some(),
+            architecture == Architecture::Qwen3,
+            "{name}"
+        );
         assert!(!spec.o_bias && !spec.mlp_bias, "{name}");
         // None of these models uses its sliding window.
         assert!(
             spec.layers
                 .iter()
-                .all(|l| l.sliding_window.is_none() && l.rope),
+                .all(|l| l.sliding_window.is_none() && l.rotation.is_some()),
             "{name}"
         );
         assert!(config.dtype.is_some() && !config.eos_token_ids.is_empty());
@@ -102,18 +109,54 @@ fn real_configs_parse_or_are_refused_clearly() {
             original_max_position_embeddings: 8192
         }
     );
-    for name in [
-        "gemma2_2b.json",
-        "gemma3_1b_it.json",
-        "phi-2.json",
-        "olmo2_7b.json",
-    ] {
-        let error = ModelConfig::from_json(&read(name)).unwrap_err().to_string();
-        assert!(
-            error.contains("unsupported architecture") && error.contains("SmolLM3ForCausalLM"),
-            "{name}: {error}"
-        );
-    }
+    let error = ModelConfig::from_json(&read("phi-2.json")).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("unsupported architecture `PhiForCausalLM`") && error.contains("SmolLM3"),
+        "{error}"
+    );
+    let spec = |name: &str| ModelConfig::from_json(&read(name)).unwrap().spec;
+    let windows = |spec: &DecoderSpec| -> Vec<usize> {
+        let windows = spec.layers.iter().map(|l| l.sliding_window);
+        windows.map(Option::unwrap_or_default).collect()
+    };
+    let gemma2 = spec("gemma2_2b.json");
+    assert_eq!(
+        (gemma2.attention_soft_cap, gemma2.logits_soft_cap),
+        (Some(50.0), Some(30.0))
+    );
+    assert_eq!(
+        (gemma2.attention_scale, gemma2.local_rope.is_none()),
+        (0.0625, true)
+    );
+    assert_eq!(
+        (gemma2.norms, gemma2.hidden_act),
+        (NormPlacement::Around, Activation::GeluTanh)
+    );
+    assert!(gemma2.norms_around_one && gemma2.tie_word_embeddings);
+    // The root of 2304 needs no rounding, that of 1152 is 33.94.
+    assert_eq!(gemma2.multipliers.embedding, 48.0);
+    assert_eq!(windows(&gemma2), [4096, 0].repeat(13));
+    let gemma3 = spec("gemma3_1b_it.json");
+    assert_eq!(
+        (gemma3.multipliers.embedding, gemma3.qk_norm),
+        (34.0, Some(QkNormWidth::Head))
+    );
+    assert_eq!(
+        (gemma3.attention_soft_cap, gemma3.logits_soft_cap),
+        (None, None)
+    );
+    assert_eq!(windows(&gemma3)[..7], [512, 512, 512, 512, 512, 0, 512]);
+    assert_eq!(gemma3.rope.theta, 1_000_000.0);
+    assert_eq!(gemma3.local_rope.as_ref().unwrap().theta, 10_000.0);
+    assert_eq!(gemma3.layers[4].rotation, Some(LayerRotation::Local));
+    assert_eq!(gemma3.layers[5].rotation, Some(LayerRotation::Global));
+    let olmo2 = spec("olmo2_7b.json");
+    assert_eq!(
+        (olmo2.norms, olmo2.qk_norm),
+        (NormPlacement::After, Some(QkNormWidth::Projection))
+    );
+    assert!(!olmo2.norms_around_one && !olmo2.qkv_bias);
     let config = ModelConfig::from_dir(&data("stories260k")).unwrap();
     assert_eq!((config.spec.head_dim, config.dtype), (8, Some(DType::F32)));
 }
@@ -131,7 +174,8 @@ fn every_fixture_parses() {
             .iter()
             .map(|l| l.sliding_window)
             .collect();
-        let ropes: Vec<_> = config.spec.layers.iter().map(|l| l.rope).collect();
+        let layers = config.spec.layers.iter();
+        let ropes: Vec<_> = layers.map(|l| l.rotation.is_some()).collect();
         match name {
             "mistral" => assert_eq!(windows, [Some(8), Some(8)]),
             "qwen2" => assert_eq!(windows, [None, None]),
@@ -142,13 +186,17 @@ fn every_fixture_parses() {
             }
             // The scaling stretches 16 trained positions fourfold.
             "llama_dynamic" => assert_eq!(config.spec.max_context(), 64),
+            "phi3" => assert_eq!(windows, [Some(8), Some(8)]),
+            "phi3_longrope" => assert_eq!((config.spec.rope.dim, config.spec.head_dim), (6, 8)),
+            "gemma2" => assert_eq!(windows, [Some(7), None, Some(7)]),
+            "gemma3" => assert_eq!(windows, [Some(7), Some(7), None, Some(7)]),
             "llama_head24" => assert_eq!(config.spec.head_dim, 24),
             "llama_yarn" => assert!(matches!(config.spec.rope.scaling, RopeScaling::Yarn(_))),
             _ => {}
         }
         seen += 1;
     }
-    assert!(seen >= 15, "{seen}");
+    assert!(seen >= 23, "{seen}");
 }
 
 #[test]
@@ -377,7 +425,7 @@ fn absent_fields_mean_what_they_mean_in_transformers() {
         spec(smollm3, changes)
             .layers
             .iter()
-            .map(|l| l.rope)
+            .map(|l| l.rotation.is_some())
             .collect()
     };
     assert_eq!(ropes(json!({})), [true, true, true, false]);

@@ -92,11 +92,11 @@ fn nonsense_is_refused_in_one_sentence() {
         (json!({"rope_theta": 0}), "rope_theta 0"),
         (
             json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
-            "quantised (gptq)",
+            "quantised (GPTQ, 4 bit)",
         ),
         (
             json!({"quantization_config": {"bits": 8}}),
-            "quantised (quantization_config)",
+            "quantised (of a method that `quantization_config` does not name)",
         ),
         (json!({"rope_theta": -1.0}), "rope_theta -1"),
         (json!({"rope_theta": huge}), "rope_theta"),
@@ -106,7 +106,7 @@ fn nonsense_is_refused_in_one_sentence() {
         ),
         (
             rope(json!({"rope_type": "longrope"})),
-            "rope type `longrope` is not supported",
+            "rope longrope: short_factor is missing",
         ),
         (rope(json!({"rope_type": 3})), "rope_scaling.rope_type is 3"),
         (
@@ -166,7 +166,7 @@ fn nonsense_is_refused_in_one_sentence() {
         ),
         (
             json!({"architectures": ["GPT2LMHeadModel"]}),
-            "unsupported architecture `GPT2LMHeadModel`",
+            "unsupported architecture `GPT2LMHeadModel`; supported are Llama",
         ),
         (
             json!({"architectures": "LlamaForCausalLM"}),
@@ -174,7 +174,7 @@ fn nonsense_is_refused_in_one_sentence() {
         ),
         (
             json!({"architectures": "absent", "model_type": "bert"}),
-            "unsupported architecture `bert`",
+            "unsupported architecture `bert`, an encoder",
         ),
         (
             json!({"architectures": "absent"}),
@@ -216,6 +216,63 @@ fn nonsense_is_refused_in_one_sentence() {
     assert!(smollm3(json!({"no_rope_layers": [1]})).contains("1 entries for 4 layers"));
     assert!(smollm3(json!({"no_rope_layer_interval": 0})).contains("no_rope_layer_interval is 0"));
 
+    let granite = |change: Value| parse(&with("GraniteForCausalLM", change)).unwrap_err();
+    for key in [
+        "embedding_multiplier",
+        "attention_multiplier",
+        "residual_multiplier",
+        "logits_scaling",
+    ] {
+        for value in [json!(0), json!(-1.0), json!(1e300)] {
+            assert!(granite(json!({key: value})).contains(key));
+        }
+    }
+    let gemma = |class: &str, change: Value| parse(&with(class, change)).unwrap_err();
+    let gemma2 = |change: Value| gemma("Gemma2ForCausalLM", change);
+    let gemma3 = |change: Value| gemma("Gemma3ForCausalLM", change);
+    assert!(gemma2(json!({})).contains("sliding_window is null, but some layers have a window"));
+    assert!(gemma2(json!({"attn_logit_softcapping": 0})).contains("attn_logit_softcapping 0"));
+    assert!(gemma2(json!({"query_pre_attn_scalar": 0})).contains("query_pre_attn_scalar 0"));
+    assert!(gemma2(json!({"use_bidirectional_attention": true})).contains("an encoder"));
+    assert!(gemma2(json!({"hidden_activation": "gelu"})).contains("hidden_activation `gelu`"));
+    assert!(gemma3(json!({"attn_logit_softcapping": 50.0})).contains("has no soft cap"));
+    assert!(
+        gemma3(json!({"rope_parameters": {"rope_theta": 1e4}})).contains("one for full_attention")
+    );
+    assert!(gemma3(json!({"rope_local_base_freq": 0})).contains("rope_local_base_freq 0"));
+    let phi3 = |change: Value| parse(&with("Phi3ForCausalLM", change)).unwrap_err();
+    assert!(phi3(json!({"partial_rotary_factor": 0.4})).contains("rotates 3"));
+    assert!(phi3(json!({"partial_rotary_factor": 1.5})).contains("partial_rotary_factor 1.5"));
+    let longrope = |change: Value| {
+        let mut scaling =
+            json!({"type": "longrope", "short_factor": [1, 1, 1, 1], "long_factor": [2, 2, 2, 2]});
+        for (key, value) in change.as_object().unwrap() {
+            scaling[key] = value.clone();
+        }
+        json!({"rope_scaling": scaling, "original_max_position_embeddings": 64})
+    };
+    parse(&with("Phi3ForCausalLM", longrope(json!({})))).unwrap();
+    for (change, word) in [
+        (
+            json!({"type": "linear"}),
+            "rope type `linear` is not supported for Phi-3",
+        ),
+        (json!({"short_factor": null}), "short_factor is missing"),
+        (
+            json!({"long_factor": [1, 2]}),
+            "long_factor has 2 entries for 4 frequencies",
+        ),
+        (
+            json!({"long_factor": [1, 2, 0, 1]}),
+            "long_factor contains 0",
+        ),
+        (json!({"long_factor": "1"}), "long_factor is \"1\""),
+        (json!({"attention_factor": -1}), "attention_factor -1"),
+    ] {
+        let error = phi3(longrope(change));
+        assert!(error.contains(word), "{error}");
+    }
+
     for text in ["", "{", "[]", "null", "{\"a\": NaN}", "\u{feff}{}"] {
         assert!(ModelConfig::from_json(text).is_err(), "{text:?}");
     }
@@ -223,6 +280,101 @@ fn nonsense_is_refused_in_one_sentence() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("config.json"), "{error}");
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_its_kind_in_one_line() {
+    for (class, kind) in [
+        (
+            "Gemma3ForConditionalGeneration",
+            "a model of text with images",
+        ),
+        (
+            "LlavaForConditionalGeneration",
+            "a model of text with images",
+        ),
+        (
+            "LlavaNextForConditionalGeneration",
+            "a model of text with images",
+        ),
+        (
+            "Qwen2VLForConditionalGeneration",
+            "a model of text with images",
+        ),
+        ("Phi4MMForCausalLM", "a model of text with images"),
+        ("gemma3", "a model of text with images"),
+        ("BertModel", "an encoder, "),
+        ("XLMRobertaModel", "an encoder, "),
+        ("T5ForConditionalGeneration", "an encoder with a decoder"),
+        ("BartForConditionalGeneration", "an encoder with a decoder"),
+        ("MambaForCausalLM", "a recurrent or state-space model"),
+        ("FalconMambaForCausalLM", "a recurrent or state-space model"),
+        ("RwkvForCausalLM", "a recurrent or state-space model"),
+        ("MixtralForCausalLM", "a mixture of experts"),
+        ("Qwen3MoeForCausalLM", "a mixture of experts"),
+        ("DeepseekV3ForCausalLM", "a mixture of experts"),
+        ("GptOssForCausalLM", "a mixture of experts"),
+        ("OlmoeForCausalLM", "a mixture of experts"),
+        (
+            "LlamaForSequenceClassification",
+            "a classifier or reward model",
+        ),
+        (
+            "Gemma2ForSequenceClassification",
+            "a classifier or reward model",
+        ),
+    ] {
+        let error = parse(&json!({"architectures": [class]})).unwrap_err();
+        let expected = format!("unsupported architecture `{class}`, {kind}");
+        assert!(
+            error.contains(&expected) && error.contains(": use "),
+            "{error}"
+        );
+        assert!(!error.contains('\n') && error.len() < 330, "{error}");
+    }
+    for (config, method) in [
+        (json!({"quant_method": "gptq", "bits": 4}), "GPTQ, 4 bit"),
+        (json!({"quant_method": "awq", "bits": 4}), "AWQ, 4 bit"),
+        (json!({"quant_method": "fp8"}), "FP8"),
+        (
+            json!({"quant_method": "bitsandbytes", "load_in_4bit": true}),
+            "bitsandbytes, 4 bit",
+        ),
+        (
+            json!({"load_in_8bit": true, "load_in_4bit": false}),
+            "bitsandbytes, 8 bit",
+        ),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "pack-quantized"}),
+            "compressed-tensors",
+        ),
+        (json!({"quant_method": "mxfp4"}), "MXFP4"),
+        (json!({"quant_method": "of next\nyear"}), "`of nextyear`"),
+    ] {
+        // Nothing else of the file is needed: the sizes are missing.
+        let config = json!({"architectures": ["LlamaForCausalLM"], "quantization_config": config});
+        let error = parse(&config).unwrap_err();
+        let expected =
+            format!("the checkpoint is quantised ({method}), which is not supported: use ");
+        assert!(
+            error.contains(&expected) && !error.contains('\n'),
+            "{error}"
+        );
+    }
+    // Old exporters describe the quantisation beside the configuration.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), llama(json!({})).to_string()).unwrap();
+    ModelConfig::from_dir(dir.path()).unwrap();
+    for (file, method) in [
+        ("quantize_config.json", "GPTQ"),
+        ("quant_config.json", "AWQ"),
+    ] {
+        let path = dir.path().join(file);
+        std::fs::write(&path, "{}").unwrap();
+        let error = ModelConfig::from_dir(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("quantised ({method})")), "{error}");
+        std::fs::remove_file(path).unwrap();
+    }
 }
 
 /// Replaces every field in turn by every kind of value. The result is an error or a spec, never a panic.
@@ -248,6 +400,8 @@ fn no_value_panics() {
         json!({}),
         json!({"rope_type": "yarn", "factor": 1e-9}),
         json!({"type": "dynamic", "factor": 1e9}),
+        json!({"type": "longrope", "short_factor": [1, 1e9, 1, 2], "long_factor": [1e-6, 1, 1, 1]}),
+        json!({"full_attention": {"rope_type": "linear", "factor": 2.0}, "sliding_attention": {}}),
         json!({"rope_type": "yarn", "factor": 1e9, "original_max_position_embeddings": 1, "beta_fast": 1e9}),
     ];
     let mut accepted = 0;
@@ -267,6 +421,16 @@ fn no_value_panics() {
             "mlp_bias",
             "dtype",
             "partial_rotary_factor",
+            "attention_multiplier",
+            "attn_logit_softcapping",
+            "embedding_multiplier",
+            "final_logit_softcapping",
+            "hidden_activation",
+            "logits_scaling",
+            "query_pre_attn_scalar",
+            "residual_multiplier",
+            "rope_local_base_freq",
+            "sliding_window_pattern",
             "original_max_position_embeddings",
             "pad_token_id",
         ] {
@@ -279,9 +443,14 @@ fn no_value_panics() {
                 config[key] = value.clone();
                 if let Ok(config) = parse(&config) {
                     accepted += 1;
-                    let rotary = RotaryEmbedding::new(&config.spec.rope);
                     let (mut cos, mut sin) = (Vec::new(), Vec::new());
-                    rotary.extend(0..300, 200, &mut cos, &mut sin);
+                    for spec in [&config.spec.rope]
+                        .into_iter()
+                        .chain(&config.spec.local_rope)
+                    {
+                        let rotary = RotaryEmbedding::new(spec);
+                        rotary.extend(0..300, 200, &mut cos, &mut sin);
+                    }
                     assert!(
                         cos.iter().chain(&sin).all(|v| v.is_finite()),
                         "{key} = {value}"

@@ -1,5 +1,6 @@
 //! The binary of all integration tests.
 
+mod architectures;
 mod attack;
 mod config;
 mod config_refused;

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 use kernels::{attention::AttentionMetadata, kv_store::KvCache, nn::AttentionBackend};
-use model::{Checkpoint, Decoder, ModelConfig, ModelError, PackedBatch, ParameterSource};
+use model::{
+    Checkpoint, Decoder, DecoderSpec, ModelConfig, ModelError, PackedBatch, ParameterSource,
+};
 use train::{
     batch::{MicroBatch, pack},
     mixture::{ExampleKind, TrainExample},
@@ -40,15 +42,20 @@ impl ParameterSource for Tensors {
 }
 
 pub fn decoder(dir: &Path) -> Decoder {
-    let config = ModelConfig::from_dir(dir).unwrap();
+    decoder_of(ModelConfig::from_dir(dir).unwrap().spec, dir)
+}
+
+/// The decoder of this architecture with the weights of a directory.
+pub fn decoder_of(spec: DecoderSpec, dir: &Path) -> Decoder {
     let mut source = Tensors {
         checkpoint: Checkpoint::open(dir).unwrap(),
         vars: None,
     };
-    Decoder::new(config.spec, &mut source).unwrap()
+    Decoder::new(spec, &mut source).unwrap()
 }
 
-fn trainable(dir: &Path) -> (Decoder, Vec<(String, Var)>) {
+/// The decoder with its weights as variables, by name.
+pub fn trainable(dir: &Path) -> (Decoder, Vec<(String, Var)>) {
     let config = ModelConfig::from_dir(dir).unwrap();
     let mut source = Tensors {
         checkpoint: Checkpoint::open(dir).unwrap(),
@@ -88,13 +95,14 @@ pub fn golden(dir: &Path) -> (Vec<Vec<u32>>, Vec<Tensor>) {
         .unzip()
 }
 
-fn architectures() -> Vec<std::path::PathBuf> {
+/// The folders of all fixtures.
+pub fn architectures() -> Vec<std::path::PathBuf> {
     let mut dirs: Vec<_> = std::fs::read_dir(fixture("arch"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
     dirs.sort();
-    assert!(dirs.len() >= 15, "{} fixtures", dirs.len());
+    assert!(dirs.len() >= 23, "{} fixtures", dirs.len());
     dirs
 }
 
@@ -163,7 +171,7 @@ fn paged_behind(
         let (mut tables, mut running) = (Vec::new(), Vec::new());
         for (s, sequence) in sequences.iter().enumerate().filter(|(_, q)| q.len() > done) {
             let end = (done + chunk).min(sequence.len());
-            batch.push(&sequence[done..end], end, prompts[s]);
+            batch.push_beside(&sequence[done..end], end, prompts[s], sequence.len());
             tables.push(blocks[s * per_sequence..(s + 1) * per_sequence].to_vec());
             running.push(s);
         }

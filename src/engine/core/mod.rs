@@ -163,8 +163,11 @@ impl EngineCore {
         let version = job.weights.version().0;
         let domain = (!self.shared_prefix_cache).then_some(tenant);
         let mut root = BlockHash::root(version, &CacheDomain::new(domain, cache_salt.as_ref()));
-        if self.runner.spec().rope.depends_on_length(prompt.len()) {
-            root = root.of_length(prompt.len());
+        let rope = &self.runner.spec().rope;
+        let most = prompt.len() + job.params.stop.max_tokens;
+        let len = rope.call_len(prompt.len(), most);
+        if rope.depends_on_length(len) {
+            root = root.of_length(len);
         }
         let tokens = HashedTokens::new(prompt, self.scheduler.kv().block_size(), root);
         let mut request = Request::new(first, tokens, job.params.stop.clone());

@@ -16,7 +16,7 @@ use candle_core::{D, Result, Tensor};
 
 use super::AttentionParams;
 use super::dense_op::DenseAttention;
-use crate::{Backward, fused};
+use crate::{Backward, fused, soft_cap};
 
 /// Computes the attention of every sequence to itself, with the fused version where [`fused`] allows it.
 ///
@@ -133,6 +133,7 @@ pub fn plain(
             let q = rows(&q.narrow(0, own.start, new)?)?;
             let scores =
                 (q.matmul(&repeat(k)?.transpose(1, 2)?.contiguous()?)? * params.scale as f64)?;
+            let scores = soft_cap::plain(&scores, params.soft_cap)?;
             let mask: Vec<f32> = (before..len)
                 .flat_map(|i| {
                     (0..len).map(move |j| {
@@ -199,12 +200,16 @@ mod tests {
     #[test]
     fn fused_equals_plain_forward_and_backward() -> Result<()> {
         let cases = [
-            (vec![0, 1], 1, 1, 2, None),
-            (vec![0, 5, 6, 39], 4, 2, 24, None),
-            (vec![0, 17, 50], 6, 1, 32, Some(7)),
-            (vec![0, 33], 3, 3, 64, Some(1)),
+            (vec![0, 1], 1, 1, 2, None, None),
+            (vec![0, 5, 6, 39], 4, 2, 24, None, None),
+            (vec![0, 17, 50], 6, 1, 32, Some(7), None),
+            (vec![0, 33], 3, 3, 64, Some(1), None),
+            (vec![0, 1, 4], 1, 1, 2, None, Some(0.5)),
+            (vec![0, 5, 6, 39], 4, 2, 24, None, Some(1.0)),
+            (vec![0, 17, 50], 6, 1, 33, Some(7), Some(0.25)),
+            (vec![0, 70], 3, 3, 64, None, Some(30.0)),
         ];
-        for (cu_seqlens, heads, kv_heads, d, window) in cases {
+        for (cu_seqlens, heads, kv_heads, d, window, soft_cap) in cases {
             let tokens = *cu_seqlens.last().unwrap() as usize;
             let q = random(&[tokens, heads, d], 11);
             let (k, v) = (
@@ -214,6 +219,7 @@ mod tests {
             let params = AttentionParams {
                 scale: 1.0 / (d as f32).sqrt(),
                 window,
+                soft_cap,
             };
             assert_same_gradients(
                 &[&q, &k, &v],
@@ -235,6 +241,7 @@ mod tests {
         let params = AttentionParams {
             scale: 0.3,
             window: None,
+            soft_cap: None,
         };
         let packed = dense_attention(&q, &k, &v, &[0, 4, 9], params)?;
         let part = |t: &Tensor| t.narrow(0, 4, 5)?.contiguous();
@@ -249,6 +256,7 @@ mod tests {
         let params = AttentionParams {
             scale: 1.0,
             window: None,
+            soft_cap: None,
         };
         for cu_seqlens in [&[][..], &[0], &[0, 3], &[1, 4], &[0, 2, 2, 4]] {
             assert!(dense_attention(&t, &t, &t, cu_seqlens, params).is_err());
@@ -261,16 +269,23 @@ mod tests {
         // Two answers to rows 0..5, one to 15..17, a sequence without prefix, and a third answer to a part of the first prompt.
         let cu_seqlens = [0, 9, 15, 18, 21, 24, 65];
         let prefixes = [0..0, 0..5, 0..0, 15..17, 0..0, 0..3];
-        for (heads, kv_heads, d, window) in
-            [(4, 2, 24, None), (2, 1, 8, Some(6)), (3, 3, 16, Some(1))]
-        {
+        for (heads, kv_heads, d, window, soft_cap) in [
+            (4, 2, 24, None, None),
+            (2, 1, 8, Some(6), None),
+            (3, 3, 16, Some(1), None),
+            (4, 2, 24, Some(9), Some(0.5)),
+        ] {
             let tokens = *cu_seqlens.last().unwrap() as usize;
             let q = random(&[tokens, heads, d], 21);
             let (k, v) = (
                 random(&[tokens, kv_heads, d], 22),
                 random(&[tokens, kv_heads, d], 23),
             );
-            let params = AttentionParams { scale: 0.4, window };
+            let params = AttentionParams {
+                scale: 0.4,
+                window,
+                soft_cap,
+            };
             assert_same_gradients(
                 &[&q, &k, &v],
                 |t| branched_attention(&t[0], &t[1], &t[2], &cu_seqlens, &prefixes, params),
@@ -305,6 +320,7 @@ mod tests {
         let params = AttentionParams {
             scale: 1.0,
             window: None,
+            soft_cap: None,
         };
         let attend = |prefixes: &[Range<u32>]| {
             branched_attention(&t, &t, &t, &[0, 2, 4, 6], prefixes, params)

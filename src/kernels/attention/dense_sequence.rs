@@ -3,6 +3,7 @@
 
 use super::AttentionParams;
 use crate::cpu::{exp, multiversioned};
+use crate::soft_cap::{cap, slope};
 
 /// The multiple to which columns of a transposed block are padded, so that score loops run in whole vectors.
 const PAD: usize = 32;
@@ -100,6 +101,9 @@ multiversioned! {
                     let (from, to) = (params.first_visible(i), i + 1);
                     scores(&query, &kt, padded, from / PAD * PAD, to.next_multiple_of(PAD), &mut p);
                     let row = &mut p[from..to];
+                    if let Some(bound) = params.soft_cap {
+                        cap(row, bound);
+                    }
                     let mut max = f32::NEG_INFINITY;
                     for &s in row.iter() {
                         max = if s > max { s } else { max };
@@ -133,9 +137,8 @@ pub struct SequenceGradient<'a> {
 }
 
 multiversioned! {
-    /// Computes `dv_j = sum_i p_ij do_i`; `ds_ij = p_ij (do_i . v_j - sum_j p_ij do_i . v_j)`; `dq_i = scale sum_j
-    /// ds_ij k_j`;
-    /// `dk_j = scale sum_i ds_ij q_i`.
+    /// Computes `dv_j = sum_i p_ij do_i`; `ds_ij = p_ij (do_i . v_j - sum_j p_ij do_i . v_j)`, times the slope of the soft cap;
+    /// `dq_i = scale sum_j ds_ij k_j`; `dk_j = scale sum_i ds_ij q_i`.
     pub fn backward_sequence(q: &[f32], k: &[f32], v: &[f32], lse: &[f32], grad: &[f32], walk: Walk, out: SequenceGradient<'_>) {
         let Walk { heads, kv_heads, d, params } = walk;
         let (q_stride, kv_stride, group) = (heads * d, kv_heads * d, heads / kv_heads);
@@ -144,6 +147,7 @@ multiversioned! {
         let padded = len.next_multiple_of(PAD);
         let (mut kt, mut vt) = (Vec::new(), Vec::new());
         let (mut p, mut ds, mut query) = (vec![0f32; padded], vec![0f32; padded], vec![0f32; d]);
+        let mut slopes = vec![0f32; if params.soft_cap.is_some() { padded } else { 0 }];
         let (mut dk, mut dv) = (vec![0f32; len * d], vec![0f32; len * d]);
         for kv_head in 0..kv_heads {
             let kv_at = kv_head * d;
@@ -164,6 +168,12 @@ multiversioned! {
                     scores(dout, &vt, padded, block, block_end, &mut ds);
                     let normaliser = lse[(i - first) * heads + head];
                     let (p, ds) = (&mut p[from..to], &mut ds[from..to]);
+                    if let Some(bound) = params.soft_cap {
+                        cap(p, bound);
+                        for (slope_of, &s) in slopes[from..to].iter_mut().zip(p.iter()) {
+                            *slope_of = slope(s, bound);
+                        }
+                    }
                     for s in p.iter_mut() {
                         *s = exp(*s - normaliser);
                     }
@@ -173,6 +183,11 @@ multiversioned! {
                     }
                     for (ds, p) in ds.iter_mut().zip(p.iter()) {
                         *ds = p * (*ds - delta);
+                    }
+                    if params.soft_cap.is_some() {
+                        for (ds, slope) in ds.iter_mut().zip(&slopes[from..to]) {
+                            *ds *= slope;
+                        }
                     }
                     let dq = &mut out.dq[at..at + d];
                     weighted_rows(ds, &k[from * kv_stride + kv_at..], kv_stride, d, dq);

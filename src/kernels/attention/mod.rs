@@ -21,6 +21,8 @@ pub struct AttentionParams {
     pub scale: f32,
     /// A token attends to itself and to the `window - 1` tokens before it; with `None` to all before it.
     pub window: Option<usize>,
+    /// The bound `c` of the scores: a scaled score `s` counts as `c tanh(s / c)` (Gemma 2). With `None` they have no bound.
+    pub soft_cap: Option<f32>,
 }
 
 impl AttentionParams {

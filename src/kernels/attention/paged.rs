@@ -16,7 +16,7 @@ use super::{AttentionMetadata, AttentionParams};
 use crate::isa::Isa;
 use crate::kv_store::KvCache;
 use crate::simd::Stored;
-use crate::{Backward, fused, with_f32, with_slices};
+use crate::{Backward, fused, soft_cap, with_f32, with_slices};
 
 /// Computes the causal attention of every query token to the context of its sequence, with the fused version where [`fused`] allows it.
 ///
@@ -120,6 +120,7 @@ pub fn plain(
             .contiguous()?;
         let k = gather(cache.k())?.transpose(1, 2)?.contiguous()?;
         let scores = (q.matmul(&k)? * f64::from(params.scale))?;
+        let scores = soft_cap::plain(&scores, params.soft_cap)?;
         let mask: Vec<f32> = (seq_len - q_len..seq_len)
             .flat_map(|i| {
                 (0..seq_len).map(move |j| {
@@ -250,6 +251,7 @@ mod tests {
         AttentionParams {
             scale: 1.5 / (head_dim as f32).sqrt(),
             window,
+            soft_cap: None,
         }
     }
 
@@ -276,7 +278,12 @@ mod tests {
                     .collect();
                 let window =
                     [None, None, Some(1), Some(9), Some(64), Some(100)][rng.random_range(0..6)];
-                let (params, seed) = (params(head_dim, window), rng.random());
+                let soft_cap = [None, Some(0.5), Some(30.0)][rng.random_range(0..3)];
+                let params = AttentionParams {
+                    soft_cap,
+                    ..params(head_dim, window)
+                };
+                let seed = rng.random();
                 for dtype in CACHES {
                     let (q, cache, metadata) = batch(&lens, heads, block_size, dtype, seed)?;
                     let want = plain(&q, &cache, &metadata, params)?;
@@ -285,7 +292,7 @@ mod tests {
                         let got = fused_with(&q, &cache, &metadata, params, isa)?;
                         let difference = max_difference(&got, &want)?;
                         let what = format!(
-                            "{isa} {dtype:?} {heads:?} blocks of {block_size} {lens:?} {window:?}"
+                            "{isa} {dtype:?} {heads:?} blocks of {block_size} {lens:?} {window:?} {soft_cap:?}"
                         );
                         assert!(difference < 5e-6, "{difference} for {what}");
                         let widened = fused_with(&q, &wide, &metadata, params, isa)?;
@@ -305,13 +312,17 @@ mod tests {
             kv_heads: 1,
             head_dim: 32,
         };
-        for (lens, window) in [
-            (vec![(1700, 1)], None),
-            (vec![(1700, 1)], Some(600)),
-            (vec![(1025, 40), (512, 1), (513, 2)], None),
-            (vec![(1400, 700)], Some(130)),
+        for (lens, window, soft_cap) in [
+            (vec![(1700, 1)], None, None),
+            (vec![(1700, 1)], Some(600), None),
+            (vec![(1025, 40), (512, 1), (513, 2)], None, None),
+            (vec![(1400, 700)], Some(130), None),
+            (vec![(1025, 40), (512, 1), (513, 2)], None, Some(0.7)),
         ] {
-            let params = params(32, window);
+            let params = AttentionParams {
+                soft_cap,
+                ..params(32, window)
+            };
             for dtype in CACHES {
                 let (q, cache, metadata) = batch(&lens, heads, 16, dtype, 3)?;
                 let want = plain(&q, &cache, &metadata, params)?;
@@ -342,12 +353,16 @@ mod tests {
             head_dim: 40,
         };
         let cases = [
-            (None, DType::F32),
-            (Some(100), DType::F32),
-            (None, DType::BF16),
+            (None, None, DType::F32),
+            (Some(100), None, DType::F32),
+            (None, None, DType::BF16),
+            (Some(100), Some(0.5), DType::BF16),
         ];
-        for (window, dtype) in cases {
-            let params = params(40, window);
+        for (window, soft_cap, dtype) in cases {
+            let params = AttentionParams {
+                soft_cap,
+                ..params(40, window)
+            };
             for isa in Isa::available() {
                 let run = |lens: &[(usize, usize)], block_size: usize, threads: usize| {
                     let seed = lens.len() as u64;

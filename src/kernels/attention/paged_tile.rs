@@ -8,6 +8,7 @@ use super::paged_softmax::{Partial, softmax_row};
 use crate::isa::Vector;
 use crate::micro::{self, Layout, Operands, PANEL, max_rows, pack_rows, strip, take};
 use crate::simd::{Portable, Simd, Stored};
+use crate::soft_cap::cap;
 
 /// The number of keys per chunk: their K and V panels and the scores of a tile fit the first cache levels.
 pub const CHUNK: usize = micro::ROW;
@@ -130,6 +131,9 @@ unsafe fn attend_split<S: Simd, T: Stored>(
                     (position + 1).saturating_sub(key).min(count),
                 );
                 let scores = &mut room.scores[r * CHUNK..r * CHUNK + blocks.panels * PANEL];
+                if let Some(bound) = p.params.soft_cap {
+                    cap(scores, bound);
+                }
                 let o = &mut part.o[r * width..(r + 1) * width];
                 // `scores` and `o` are whole panels.
                 softmax_row::<S>(scores, seen, &mut part.m[r], &mut part.l[r], o);

@@ -12,12 +12,18 @@ use crate::{input, with_all_f32};
 ///
 /// # Errors
 /// Errors if a target is outside the vocabulary, the shapes do not match, or `hidden` is not in f32 on the CPU.
-pub fn score_over(hidden: &Tensor, weight: &Frozen, targets: &[u32]) -> Result<Scores> {
+pub fn score_over(
+    hidden: &Tensor,
+    weight: &Frozen,
+    targets: &[u32],
+    soft_cap: Option<f32>,
+) -> Result<Scores> {
     check(hidden, weight.dims()?, targets)?;
     let kept = Kept::default();
     let op = LogProb {
         weight: weight.clone(),
         targets: targets.into(),
+        soft_cap,
         kept: kept.clone(),
     };
     let logprobs = hidden.contiguous()?.apply_op1(op)?;
@@ -27,6 +33,7 @@ pub fn score_over(hidden: &Tensor, weight: &Frozen, targets: &[u32]) -> Result<S
 struct LogProb {
     weight: Frozen,
     targets: Arc<[u32]>,
+    soft_cap: Option<f32>,
     kept: Kept,
 }
 
@@ -59,7 +66,7 @@ impl CustomOp1 for LogProb {
     fn cpu_fwd(&self, h: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let rows = self.targets.len();
         let mut picked = Vec::with_capacity(rows);
-        let mut saved = Saved::default();
+        let mut saved = Saved::new(self.soft_cap);
         self.chunks(input(h, layout)?, |_, targets, logits| {
             saved.read(logits, targets, &mut picked);
             Ok(())
@@ -95,26 +102,30 @@ mod tests {
         for (rows, d, vocab) in [(1, 1, 2), (5, 7, 33), (40, 16, 70_001)] {
             let targets: Vec<u32> = (0..rows).map(|i| ((i * 7919) % vocab) as u32).collect();
             let hidden = random(&[rows, d], 9);
-            for format in [WeightFormat::F32, WeightFormat::Int8] {
+            for (format, cap) in [
+                (WeightFormat::F32, None),
+                (WeightFormat::Int8, None),
+                (WeightFormat::Int8, Some(0.5)),
+            ] {
                 let packed = PackedLinear::from_tensor(&random(&[vocab, d], 10), None, format)?;
                 let ids: Vec<u32> = (0..vocab as u32).collect();
                 let numbers = packed.rows(&ids)?;
                 let head = Frozen::Packed(Arc::new(packed));
                 assert_same_gradients(
                     &[&hidden],
-                    |t| Ok(score_over(&t[0], &head, &targets)?.logprobs),
-                    |t| plain(&t[0], &numbers, &targets),
+                    |t| Ok(score_over(&t[0], &head, &targets, cap)?.logprobs),
+                    |t| plain(&t[0], &numbers, &targets, cap),
                     5e-5,
                 )?;
                 let (own, want) = (
-                    score_over(&hidden, &head, &targets)?,
-                    score(&hidden, &numbers, &targets)?,
+                    score_over(&hidden, &head, &targets, cap)?,
+                    score(&hidden, &numbers, &targets, cap)?,
                 );
                 assert_eq!(own.top1, want.top1);
                 for (own, want) in own.entropy.iter().zip(&want.entropy) {
                     assert!((own - want).abs() < 1e-4, "{own} against {want}");
                 }
-                assert!(score_over(&hidden, &head, &vec![vocab as u32; rows]).is_err());
+                assert!(score_over(&hidden, &head, &vec![vocab as u32; rows], cap).is_err());
             }
         }
         Ok(())

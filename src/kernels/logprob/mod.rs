@@ -5,7 +5,7 @@
 //!
 //! # Shapes
 //! `hidden` is `[rows, d]`, `weight` (the language-model head) is `[vocab, d]`, `targets` has one id per row,
-//! the result is `[rows]`, natural log.
+//! the result is `[rows]`, natural log. Logits may have a soft cap ([`crate::soft_cap`]).
 
 mod frozen;
 
@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use crate::cpu::{exp, multiversioned};
 use crate::linear::gemm_f32;
+use crate::soft_cap::{self, cap, slope};
 use crate::{Backward, fused, input, with_all_f32};
 pub use frozen::score_over;
 
@@ -34,18 +35,24 @@ pub struct Scores {
 }
 
 /// Computes [`logprob`], whether each target was the most probable token, and the entropies.
-pub fn score(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Scores> {
+pub fn score(
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: &[u32],
+    soft_cap: Option<f32>,
+) -> Result<Scores> {
     check(hidden, weight.dims2()?, targets)?;
     if fused(&[hidden, weight], Backward::Own) {
-        let op = LogProb::new(hidden, weight, targets);
+        let op = LogProb::new(hidden, weight, targets, soft_cap);
         let saved = op.saved.clone();
         let logprobs = hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)?;
         return saved.into_scores(logprobs);
     }
     let logits = hidden.detach().matmul(&weight.detach().t()?)?;
+    let logits = soft_cap::plain(&logits, soft_cap)?;
     let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
     Ok(Scores {
-        logprobs: plain(hidden, weight, targets)?,
+        logprobs: plain(hidden, weight, targets, soft_cap)?,
         top1: best.iter().zip(targets).map(|(a, b)| a == b).collect(),
         entropy: plain_entropy(&logits)?,
     })
@@ -65,13 +72,18 @@ fn plain_entropy(logits: &Tensor) -> Result<Vec<f32>> {
 ///
 /// # Errors
 /// Errors if a target is outside the vocabulary or the shapes do not match.
-pub fn logprob(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
+pub fn logprob(
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: &[u32],
+    soft_cap: Option<f32>,
+) -> Result<Tensor> {
     check(hidden, weight.dims2()?, targets)?;
     if fused(&[hidden, weight], Backward::Own) {
-        let op = LogProb::new(hidden, weight, targets);
+        let op = LogProb::new(hidden, weight, targets, soft_cap);
         return hidden.contiguous()?.apply_op2(&weight.contiguous()?, op);
     }
-    plain(hidden, weight, targets)
+    plain(hidden, weight, targets, soft_cap)
 }
 
 fn check(hidden: &Tensor, (vocab, wd): (usize, usize), targets: &[u32]) -> Result<()> {
@@ -90,8 +102,14 @@ fn check(hidden: &Tensor, (vocab, wd): (usize, usize), targets: &[u32]) -> Resul
 }
 
 /// Computes the same from differentiable candle ops, all logits at once.
-pub fn plain(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
+pub fn plain(
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: &[u32],
+    soft_cap: Option<f32>,
+) -> Result<Tensor> {
     let logits = hidden.matmul(&weight.t()?)?.to_dtype(DType::F32)?;
+    let logits = soft_cap::plain(&logits, soft_cap)?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
     let log_sum_exp = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
     let targets = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
@@ -100,6 +118,7 @@ pub fn plain(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor
 
 struct LogProb {
     targets: Arc<[u32]>,
+    soft_cap: Option<f32>,
     saved: Kept,
     dh: bool,
     dw: bool,
@@ -135,18 +154,29 @@ impl Kept {
 /// Values per row, kept from the forward pass.
 #[derive(Default)]
 struct Saved {
+    soft_cap: Option<f32>,
     log_sum_exp: Vec<f32>,
     top1: Vec<bool>,
     entropy: Vec<f32>,
 }
 
 impl Saved {
-    /// Adds the values of rows of logits with these targets, and their log-probabilities to `picked`.
-    fn read(&mut self, logits: &[f32], targets: &[u32], picked: &mut Vec<f32>) {
+    fn new(soft_cap: Option<f32>) -> Self {
+        Self {
+            soft_cap,
+            ..Self::default()
+        }
+    }
+
+    /// Caps rows of logits, and adds the values of those with these targets, and their log-probabilities to `picked`.
+    fn read(&mut self, logits: &mut [f32], targets: &[u32], picked: &mut Vec<f32>) {
         let chunk: Vec<(f32, (f32, f32, f32))> = logits
-            .par_chunks(logits.len() / targets.len().max(1))
+            .par_chunks_mut(logits.len() / targets.len().max(1))
             .zip(targets)
-            .map(|(row, &target)| (row[target as usize], max_log_sum_exp_and_entropy(row)))
+            .map(|(row, &target)| {
+                cap_logits(row, self.soft_cap);
+                (row[target as usize], max_log_sum_exp_and_entropy(row))
+            })
             .collect();
         for (z, (max, lse, entropy)) in chunk {
             picked.push(z - lse);
@@ -163,15 +193,17 @@ impl Saved {
             .enumerate()
             .for_each(|(i, (row, &target))| {
                 let (lse, grad) = (self.log_sum_exp[start + i], grad[start + i]);
-                logits_gradient(row, lse, target as usize, grad);
+                cap_logits(row, self.soft_cap);
+                logits_gradient(row, lse, target as usize, grad, self.soft_cap);
             });
     }
 }
 
 impl LogProb {
-    fn new(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Self {
+    fn new(hidden: &Tensor, weight: &Tensor, targets: &[u32], soft_cap: Option<f32>) -> Self {
         Self {
             targets: targets.into(),
+            soft_cap,
             saved: Kept::default(),
             dh: hidden.track_op(),
             dw: weight.track_op(),
@@ -217,12 +249,28 @@ multiversioned! {
 }
 
 multiversioned! {
-    /// Turns a row of logits into `g (onehot - softmax)` in place.
-    fn logits_gradient(logits: &mut [f32], log_sum_exp: f32, target: usize, grad: f32) {
-        for z in logits.iter_mut() {
-            *z = -grad * exp(*z - log_sum_exp);
+    fn cap_logits(logits: &mut [f32], soft_cap: Option<f32>) {
+        if let Some(bound) = soft_cap {
+            cap(logits, bound);
         }
-        logits[target] += grad;
+    }
+}
+
+multiversioned! {
+    /// Turns a row of capped logits into `g (onehot - softmax)`, times the slope of the cap, in place.
+    fn logits_gradient(logits: &mut [f32], log_sum_exp: f32, target: usize, grad: f32, soft_cap: Option<f32>) {
+        let Some(bound) = soft_cap else {
+            for z in logits.iter_mut() {
+                *z = -grad * exp(*z - log_sum_exp);
+            }
+            logits[target] += grad;
+            return;
+        };
+        let of_target = grad * slope(logits[target], bound);
+        for z in logits.iter_mut() {
+            *z = -grad * exp(*z - log_sum_exp) * slope(*z, bound);
+        }
+        logits[target] += of_target;
     }
 }
 
@@ -248,7 +296,7 @@ impl CustomOp2 for LogProb {
         let step = chunk_rows(vocab);
         let mut logits = vec![0f32; step.min(rows) * vocab];
         let mut picked = Vec::with_capacity(rows);
-        let mut saved = Saved::default();
+        let mut saved = Saved::new(self.soft_cap);
         for start in (0..rows).step_by(step) {
             let m = step.min(rows - start);
             let logits = &mut logits[..m * vocab];
@@ -342,12 +390,14 @@ mod tests {
         for (rows, d, vocab) in [(1, 1, 2), (5, 7, 33), (40, 16, 70_001)] {
             let (h, w) = (random(&[rows, d], 9), random(&[vocab, d], 10));
             let targets: Vec<u32> = (0..rows).map(|i| ((i * 7919) % vocab) as u32).collect();
-            assert_same_gradients(
-                &[&h, &w],
-                |t| logprob(&t[0], &t[1], &targets),
-                |t| plain(&t[0], &t[1], &targets),
-                2e-5,
-            )?;
+            for cap in [None, Some(0.5), Some(30.0)] {
+                assert_same_gradients(
+                    &[&h, &w],
+                    |t| logprob(&t[0], &t[1], &targets, cap),
+                    |t| plain(&t[0], &t[1], &targets, cap),
+                    2e-5,
+                )?;
+            }
         }
         Ok(())
     }
@@ -356,9 +406,9 @@ mod tests {
     fn top1_is_whether_the_target_is_the_argmax() -> Result<()> {
         let (h, w) = (random(&[50, 8], 1), random(&[37, 8], 2));
         let best: Vec<u32> = h.matmul(&w.t()?)?.argmax(D::Minus1)?.to_vec1()?;
-        assert!(score(&h, &w, &best)?.top1.iter().all(|&hit| hit));
+        assert!(score(&h, &w, &best, None)?.top1.iter().all(|&hit| hit));
         let other: Vec<u32> = best.iter().map(|&id| (id + 1) % 37).collect();
-        assert!(!score(&h, &w, &other)?.top1.iter().any(|&hit| hit));
+        assert!(!score(&h, &w, &other, None)?.top1.iter().any(|&hit| hit));
         Ok(())
     }
 
@@ -367,7 +417,7 @@ mod tests {
         for (rows, d, vocab) in [(1, 1, 2), (5, 7, 33), (9, 16, 70_001)] {
             let (h, w) = (random(&[rows, d], 3), random(&[vocab, d], 4));
             let h = (h * 3.0)?;
-            let fused = score(&h, &w, &vec![0; rows])?.entropy;
+            let fused = score(&h, &w, &vec![0; rows], None)?.entropy;
             let plain = plain_entropy(&h.matmul(&w.t()?)?)?;
             assert_eq!(fused.len(), rows);
             for (fused, plain) in fused.iter().zip(&plain) {
@@ -379,15 +429,15 @@ mod tests {
             Tensor::ones((1, 1), DType::F32, &candle_core::Device::Cpu)?,
             random(&[40, 1], 5),
         );
-        let alike = score(&h, &w.zeros_like()?, &[0])?.entropy[0];
+        let alike = score(&h, &w.zeros_like()?, &[0], None)?.entropy[0];
         assert!((alike - 40f32.ln()).abs() < 1e-5, "{alike}");
-        let certain = score(&(h * 1e4)?, &w, &[0])?.entropy[0];
+        let certain = score(&(h * 1e4)?, &w, &[0], None)?.entropy[0];
         assert!((0.0..1e-5).contains(&certain), "{certain}");
         Ok(())
     }
 
     #[test]
     fn a_target_outside_the_vocabulary_is_an_error() {
-        assert!(logprob(&random(&[1, 2], 1), &random(&[3, 2], 2), &[3]).is_err());
+        assert!(logprob(&random(&[1, 2], 1), &random(&[3, 2], 2), &[3], None).is_err());
     }
 }

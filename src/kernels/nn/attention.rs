@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::{AdaptedRows, Linear, RmsNorm};
+use super::{AdaptedRows, Joint, Linear, RmsNorm};
 use crate::attention::{
     AttentionMetadata, AttentionParams, branched_attention, dense_attention, paged_attention,
 };
@@ -29,11 +29,31 @@ pub enum AttentionBackend<'a> {
     },
 }
 
-/// cos and sin of each packed token, `[tokens, head_dim / 2]`.
+/// cos and sin of each packed token, `[tokens, rotated components / 2]`.
 #[derive(Debug, Clone)]
-pub struct Rotations {
+pub struct Rotation {
     pub cos: Tensor,
     pub sin: Tensor,
+}
+
+/// The rotations of a model's layers; a layer uses one of them.
+pub type Rotations = Vec<Rotation>;
+
+/// The part of a projection over which queries and keys are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNormWidth {
+    /// Each head alone (Qwen3, Gemma 3).
+    Head,
+    /// All heads together (OLMo 2).
+    Projection,
+}
+
+/// The norms of queries and keys, before the rotation.
+#[derive(Debug, Clone)]
+pub struct QkNorm {
+    pub q: RmsNorm,
+    pub k: RmsNorm,
+    pub width: QkNormWidth,
 }
 
 /// The row ranges that are computed with adapters: ranges of all tokens, and of the rows of the result.
@@ -48,46 +68,49 @@ pub struct Adapted<'a> {
 pub struct Attention {
     /// The index of this layer's cache.
     pub layer: usize,
-    pub q: Linear,
-    pub k: Linear,
-    pub v: Linear,
+    pub qkv: Joint<3>,
     pub o: Linear,
-    /// The norms of every head's queries and keys (Qwen3).
-    pub qk_norm: Option<(RmsNorm, RmsNorm)>,
+    pub qk_norm: Option<QkNorm>,
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// Whether q and k are rotated; SmolLM3 omits the rotation in some layers.
-    pub rotate: bool,
-    pub window: Option<usize>,
+    /// The index of the layer's rotation among the model's [`Rotations`]; SmolLM3 omits the rotation in some layers.
+    pub rotation: Option<usize>,
+    pub params: AttentionParams,
 }
 
 impl Attention {
+    /// Returns its linear layers.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.qkv.linears().iter().chain([&self.o])
+    }
+
     /// Computes `[tokens, hidden]` from `x` of the same shape; with `rows` (u32, `[n]`) only those rows of it, `[n, hidden]`.
     pub fn forward(
         &self,
         x: &Tensor,
         rows: Option<&Tensor>,
-        rotations: &Rotations,
+        rotations: &[Rotation],
         backend: &AttentionBackend<'_>,
         adapted: Adapted<'_>,
     ) -> Result<Tensor> {
         let tokens = x.dim(0)?;
         let heads = |t: Tensor, n: usize| t.reshape((tokens, n, self.head_dim));
-        let [q, k, v] = Linear::forward_all([&self.q, &self.k, &self.v], x, adapted.tokens)?;
-        let (mut q, mut k) = (heads(q, self.heads)?, heads(k, self.kv_heads)?);
+        let [mut q, mut k, v] = self.qkv.forward(x, adapted.tokens)?;
+        let norm_of = |width| self.qk_norm.as_ref().filter(|norm| norm.width == width);
+        if let Some(norm) = norm_of(QkNormWidth::Projection) {
+            (q, k) = (norm.q.forward(&q)?, norm.k.forward(&k)?);
+        }
+        (q, k) = (heads(q, self.heads)?, heads(k, self.kv_heads)?);
         let v = heads(v, self.kv_heads)?;
-        if let Some((q_norm, k_norm)) = &self.qk_norm {
-            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        if let Some(norm) = norm_of(QkNormWidth::Head) {
+            (q, k) = (norm.q.forward(&q)?, norm.k.forward(&k)?);
         }
-        if self.rotate {
-            q = rope(&q, &rotations.cos, &rotations.sin)?;
-            k = rope(&k, &rotations.cos, &rotations.sin)?;
+        if let Some(rotation) = self.rotation {
+            let Rotation { cos, sin } = &rotations[rotation];
+            (q, k) = (rope(&q, cos, sin)?, rope(&k, cos, sin)?);
         }
-        let params = AttentionParams {
-            scale: 1.0 / (self.head_dim as f32).sqrt(),
-            window: self.window,
-        };
+        let params = self.params;
         let attended = match backend {
             AttentionBackend::Dense { cu_seqlens } => {
                 dense_attention(&q, &k, &v, cu_seqlens, params)?

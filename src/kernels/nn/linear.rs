@@ -110,15 +110,20 @@ impl Linear {
         }
     }
 
-    /// Returns the log-probabilities of targets if the layer is a head; none if it is packed for serving.
+    /// Returns the log-probabilities of targets if the layer is a head, with a soft cap on its logits; none if it is packed for serving.
     ///
     /// # Errors
     /// Errors if a target does not exist or the shapes do not fit.
-    pub fn score(&self, hidden: &Tensor, targets: &[u32]) -> Result<Option<Scores>> {
+    pub fn score(
+        &self,
+        hidden: &Tensor,
+        targets: &[u32],
+        soft_cap: Option<f32>,
+    ) -> Result<Option<Scores>> {
         match &self.weight {
-            Weight::Plain { weight, .. } => score(hidden, weight, targets).map(Some),
+            Weight::Plain { weight, .. } => score(hidden, weight, targets, soft_cap).map(Some),
             Weight::Frozen { weight, .. } => {
-                score_over(hidden, &Frozen::Packed(weight.clone()), targets).map(Some)
+                score_over(hidden, &Frozen::Packed(weight.clone()), targets, soft_cap).map(Some)
             }
             Weight::Packed(_) => Ok(None),
         }

@@ -2,25 +2,31 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{AdaptedRows, Linear};
-use crate::swiglu::swiglu_into;
+use super::{AdaptedRows, Joint, Linear};
+use crate::glu::{Activation, glu_into};
 
-/// The block `down(silu(gate(x)) * up(x))`.
+/// The block `down(act(gate(x)) * up(x))`.
 #[derive(Debug, Clone)]
 pub struct Mlp {
-    pub gate: Linear,
-    pub up: Linear,
+    pub gate_up: Joint<2>,
     pub down: Linear,
+    pub activation: Activation,
 }
 
 impl Mlp {
     /// Returns whether this many rows use the whole device, rather than one thread of a CPU.
     pub fn spreads(&self, rows: usize) -> bool {
-        Linear::spreads(&[&self.gate, &self.up], rows)
+        self.gate_up.spreads(rows)
+    }
+
+    /// Returns its linear layers.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.gate_up.linears().iter().chain([&self.down])
     }
 
     pub fn forward(&self, x: &Tensor, adapted: &[AdaptedRows<'_>]) -> Result<Tensor> {
-        let [gate, up] = Linear::forward_all([&self.gate, &self.up], x, adapted)?;
-        self.down.forward(&swiglu_into(gate, &up)?, adapted)
+        let [gate, up] = self.gate_up.forward(x, adapted)?;
+        let gated = glu_into(self.activation, gate, &up)?;
+        self.down.forward(&gated, adapted)
     }
 }

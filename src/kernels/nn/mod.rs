@@ -3,14 +3,18 @@
 mod adapter;
 mod attention;
 mod dropout;
+mod joint;
 mod linear;
 mod mlp;
 mod norm;
 pub mod rotary;
 
 pub use adapter::{AdaptedRows, Adapter, LowRank};
-pub use attention::{Adapted, Attention, AttentionBackend, Rotations};
+pub use attention::{
+    Adapted, Attention, AttentionBackend, QkNorm, QkNormWidth, Rotation, Rotations,
+};
 pub use dropout::{Dropout, with_dropout};
+pub use joint::Joint;
 pub use linear::{Linear, Lora};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;

@@ -1,7 +1,7 @@
 //! Rotary position embedding: the frequencies with which a checkpoint was trained, and their cos/sin tables.
 //!
 //! Frequencies follow `transformers`' `modeling_rope_utils` (checked against it in the tests): none, linear (position
-//! interpolation), dynamic (NTK-aware), llama3 and YaRN (arXiv 2309.00071). As there, they and the angles are computed
+//! interpolation), dynamic (NTK-aware), llama3, YaRN (arXiv 2309.00071) and LongRoPE (arXiv 2402.13753). As there, they and the angles are computed
 //! in f32, because at long positions one rounding of a frequency changes the angle visibly: the model needs the angles
 //! with which it was trained, not more exact ones.
 //!
@@ -21,7 +21,7 @@ const FIRST_POSITIONS: usize = 512;
 pub struct RopeSpec {
     /// The base of the geometric series of wavelengths.
     pub theta: f64,
-    /// The number of rotated components of a head: the head's dimension.
+    /// The number of rotated components of a head, at most the head's dimension.
     pub dim: usize,
     pub scaling: RopeScaling,
     /// The number of positions for which the model was trained; dynamic scaling starts beyond them.
@@ -49,6 +49,19 @@ pub enum RopeScaling {
         original_max_position_embeddings: usize,
     },
     Yarn(YarnScaling),
+    LongRope(LongRope),
+}
+
+/// LongRoPE: every frequency is divided by a factor of its own, of one list for short sequences and of another for long ones.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LongRope {
+    /// The divisors for sequences of at most the original length, `[dim / 2]`.
+    pub short: Vec<f32>,
+    /// The divisors for longer sequences, `[dim / 2]`.
+    pub long: Vec<f32>,
+    pub original_max_position_embeddings: usize,
+    /// The factor by which cos and sin are multiplied, at any length.
+    pub attention_factor: f64,
 }
 
 /// The parameters of YaRN; cos and sin are also multiplied by [`YarnScaling::attention_scaling`].
@@ -125,8 +138,8 @@ fn plain_inv_freq(theta: f64, dim: usize) -> Vec<f32> {
 impl RopeSpec {
     /// Returns the angle of each pair of components per position, `[dim / 2]`.
     ///
-    /// Only dynamic scaling depends on `sequence_len`: up to `max_position_embeddings` positions its frequencies are
-    /// the unscaled ones.
+    /// Only dynamic scaling and LongRoPE depend on `sequence_len`: up to `max_position_embeddings` positions dynamic scaling has the
+    /// unscaled frequencies, and up to its original length LongRoPE has those of short sequences.
     pub fn inv_freq(&self, sequence_len: usize) -> Vec<f32> {
         match &self.scaling {
             RopeScaling::None => plain_inv_freq(self.theta, self.dim),
@@ -169,23 +182,36 @@ impl RopeSpec {
                     .collect()
             }
             RopeScaling::Yarn(yarn) => yarn.inv_freq(self.theta, self.dim),
+            RopeScaling::LongRope(longrope) => {
+                let divisors = match sequence_len > longrope.original_max_position_embeddings {
+                    true => &longrope.long,
+                    false => &longrope.short,
+                };
+                let divisors = divisors.iter().enumerate();
+                divisors
+                    .map(|(i, divisor)| 1.0 / (divisor * power(self.theta, i, self.dim)))
+                    .collect()
+            }
         }
     }
 
-    /// Returns the factor by which cos and sin are multiplied: 1 except for YaRN.
+    /// Returns the factor by which cos and sin are multiplied: 1 except for YaRN and LongRoPE.
     pub fn attention_scaling(&self) -> f32 {
         match &self.scaling {
             RopeScaling::Yarn(yarn) => yarn.attention_scaling() as f32,
+            RopeScaling::LongRope(longrope) => longrope.attention_factor as f32,
             _ => 1.0,
         }
     }
 
     /// Returns the maximum sequence length in tokens, counted as in vLLM: linear and dynamic scaling reach `factor` times
-    /// `max_position_embeddings`, YaRN reaches `factor` times the original length; for llama3 `max_position_embeddings` is already the
-    /// scaled length.
+    /// `max_position_embeddings`, YaRN reaches `factor` times the original length; for llama3 and LongRoPE `max_position_embeddings` is
+    /// already the scaled length.
     pub fn max_context(&self) -> usize {
         let (original, factor) = match &self.scaling {
-            RopeScaling::None | RopeScaling::Llama3 { .. } => (self.max_position_embeddings, 1.0),
+            RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::LongRope(_) => {
+                (self.max_position_embeddings, 1.0)
+            }
             RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } => {
                 (self.max_position_embeddings, *factor)
             }
@@ -194,10 +220,25 @@ impl RopeSpec {
         (original as f64 * factor) as usize
     }
 
-    /// Returns whether a prompt of `len` tokens has frequencies of its own (dynamic scaling beyond the trained length). Keys and
-    /// values of such a prompt are not valid for a prompt of another length.
+    /// Returns the length by which a call is rotated, of a prompt of `prompt` tokens that has at most `most` with its answer: that of the
+    /// prompt; for LongRoPE one length for all calls that may become longer than the original one.
+    pub fn call_len(&self, prompt: usize, most: usize) -> usize {
+        match &self.scaling {
+            RopeScaling::LongRope(longrope) => {
+                most.min(longrope.original_max_position_embeddings + 1)
+            }
+            _ => prompt,
+        }
+    }
+
+    /// Returns whether a call of this [length](Self::call_len) has frequencies of its own (dynamic scaling beyond the trained length,
+    /// LongRoPE beyond the original one). Its keys and values are not valid for a call of another length.
     pub fn depends_on_length(&self, len: usize) -> bool {
-        matches!(self.scaling, RopeScaling::Dynamic { .. }) && len > self.max_position_embeddings
+        match &self.scaling {
+            RopeScaling::Dynamic { .. } => len > self.max_position_embeddings,
+            RopeScaling::LongRope(longrope) => len > longrope.original_max_position_embeddings,
+            _ => false,
+        }
     }
 
     /// Returns the table of `positions` positions from 0, with the frequencies of a sequence within the trained length.
@@ -284,9 +325,10 @@ impl RotaryEmbedding {
         &self.spec
     }
 
-    /// Appends cos and sin of `positions` of a call whose prompt has `prompt_len` tokens, `[positions, half_dim]` each.
+    /// Appends cos and sin of `positions` of a call of the [length](RopeSpec::call_len) `prompt_len`, `[positions, half_dim]` each.
     ///
-    /// Only dynamic scaling reads `prompt_len`. There the token at position `p` has the frequencies of `max(prompt_len, p + 1,
+    /// Only dynamic scaling and LongRoPE read `prompt_len`. LongRoPE rotates all positions of a call by the same list. With dynamic
+    /// scaling the token at position `p` has the frequencies of `max(prompt_len, p + 1,
     /// max_position_embeddings)` tokens: the prompt has those of its own length, and each token after it has those of the sequence length
     /// including it. `generate` of `transformers` gives the same, for one sequence with its cache. The angles are a function of the call
     /// alone: they depend neither on other calls, nor on the contents of a cache, nor on the chunks in which a prompt is computed. Cached

@@ -32,7 +32,7 @@ pub struct LoraConfig {
 /// PEFT's name for all linear layers except the output layer.
 const ALL_LINEAR: &str = "all-linear";
 
-/// The linear layers of the decoder.
+/// The names that stand for all linear layers of a decoder, also of one that has some of them in one layer ([`FUSED_LAYERS`]).
 const LINEAR_LAYERS: [&str; 7] = [
     "q_proj",
     "k_proj",
@@ -42,6 +42,9 @@ const LINEAR_LAYERS: [&str; 7] = [
     "up_proj",
     "down_proj",
 ];
+
+/// The layers that hold several of [`LINEAR_LAYERS`] (Phi-3).
+const FUSED_LAYERS: [&str; 2] = ["qkv_proj", "gate_up_proj"];
 
 /// Reads a list of names, or [`ALL_LINEAR`]. Any other string would be a regular expression in PEFT.
 fn modules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -113,7 +116,31 @@ impl LoraConfig {
 
     /// Returns whether a new adapter gets factors for the linear layer at `path`.
     pub fn targets(&self, path: &str) -> bool {
-        self.target_modules.iter().any(|end| ends_with(path, end))
+        let fused = || FUSED_LAYERS.iter().any(|end| ends_with(path, end));
+        let named = self.target_modules.iter().any(|end| ends_with(path, end));
+        named || (self.is_all_linear() && fused())
+    }
+
+    /// Returns whether the names stand for all linear layers of the decoder, whatever it calls them.
+    pub fn is_all_linear(&self) -> bool {
+        self.target_modules == LINEAR_LAYERS
+    }
+
+    /// Returns the configuration with the names of the given layers, if it [stands for all](Self::is_all_linear): PEFT needs the names
+    /// that the model has.
+    pub fn naming<'a>(mut self, paths: impl Iterator<Item = &'a str>) -> Self {
+        if !self.is_all_linear() {
+            return self;
+        }
+        let mut names: Vec<String> = Vec::new();
+        for path in paths {
+            let name = path.rsplit('.').next().unwrap_or(path);
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+        self.target_modules = names;
+        self
     }
 
     /// # Errors
@@ -322,6 +349,26 @@ mod tests {
             let error = read(&format!("target_modules = {wrong}")).unwrap_err();
             assert!(error.to_string().contains("all-linear"), "{error}");
         }
+    }
+
+    #[test]
+    fn all_linear_is_also_every_layer_of_a_decoder_with_fused_ones() {
+        let all = LoraConfig::default();
+        assert!(all.targets("model.layers.0.self_attn.qkv_proj"));
+        assert!(all.targets("model.layers.0.mlp.gate_up_proj"));
+        let paths = [
+            "model.layers.0.self_attn.qkv_proj",
+            "model.layers.1.self_attn.qkv_proj",
+            "model.layers.0.mlp.down_proj",
+        ];
+        let named = all.clone().naming(paths.into_iter());
+        assert_eq!(named.target_modules, ["qkv_proj", "down_proj"]);
+        let some = LoraConfig {
+            target_modules: vec!["o_proj".to_owned()],
+            ..all
+        };
+        assert!(!some.targets("model.layers.0.self_attn.qkv_proj"));
+        assert_eq!(some.clone().naming(paths.into_iter()), some);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::GgufFile;
+use super::families;
 use super::names::ROPE_FACTORS;
 use super::rope;
 use crate::Architecture;
@@ -68,13 +69,13 @@ impl Keys<'_> {
         self.file.error(format!("metadata `{name}` {why}"))
     }
 
-    fn required(&self, key: &str) -> Result<u64, ModelError> {
+    pub fn required(&self, key: &str) -> Result<u64, ModelError> {
         self.count(key)?
             .ok_or_else(|| self.refuse(key, "is missing"))
     }
 
-    /// Errors if a key describes a feature that the decoder does not have.
-    fn refuse_unknown(&self) -> Result<(), ModelError> {
+    /// Errors if a key describes a feature that the decoder does not have; `own` are keys of this architecture.
+    fn refuse_unknown(&self, own: &[&str]) -> Result<(), ModelError> {
         for key in self.file.keys() {
             let Some(key) = key.strip_prefix(self.prefix) else {
                 continue;
@@ -82,6 +83,9 @@ impl Keys<'_> {
             let Some(key) = key.strip_prefix('.') else {
                 continue;
             };
+            if own.contains(&key) {
+                continue;
+            }
             if let Some((_, neutral)) = NEUTRAL.iter().find(|(name, _)| *name == key) {
                 if self.number(key)? != Some(*neutral) {
                     return Err(
@@ -103,7 +107,7 @@ impl Keys<'_> {
 pub(super) fn config(file: &GgufFile) -> Result<Map<String, Value>, ModelError> {
     let (architecture, prefix) = file.architecture()?;
     let keys = Keys { file, prefix };
-    keys.refuse_unknown()?;
+    keys.refuse_unknown(families::keys(architecture))?;
     let (heads, kv_heads) = file.heads(prefix)?;
     let hidden = keys.required("embedding_length")?;
     let head_dim = match keys.count("attention.key_length")? {
@@ -111,7 +115,9 @@ pub(super) fn config(file: &GgufFile) -> Result<Map<String, Value>, ModelError> 
         None if hidden % heads == 0 => hidden / heads,
         None => return Err(keys.refuse("attention.key_length", "is missing")),
     };
-    for key in ["attention.value_length", "rope.dimension_count"] {
+    let whole_heads = ["attention.value_length", "rope.dimension_count"];
+    let partial = architecture == Architecture::Phi3;
+    for key in &whole_heads[..if partial { 1 } else { 2 }] {
         if let Some(dim) = keys.count(key)?
             && dim != head_dim
         {
@@ -138,7 +144,6 @@ pub(super) fn config(file: &GgufFile) -> Result<Map<String, Value>, ModelError> 
     let json = json!({
         "architectures": [architecture.class_name()],
         "model_type": architecture.model_type(),
-        "hidden_act": "silu",
         "hidden_size": hidden,
         "num_hidden_layers": keys.required("block_count")?,
         "num_attention_heads": heads,
@@ -154,12 +159,13 @@ pub(super) fn config(file: &GgufFile) -> Result<Map<String, Value>, ModelError> 
     let Value::Object(mut config) = json else {
         unreachable!("the literal is an object");
     };
-    if matches!(architecture, Architecture::Llama | Architecture::SmolLm3) {
-        config.insert("attention_bias".into(), has("blk.0.attn_q.bias").into());
-        config.insert("mlp_bias".into(), has("blk.0.ffn_up.bias").into());
-    }
+    config.insert("attention_bias".into(), has("blk.0.attn_q.bias").into());
+    config.insert("mlp_bias".into(), has("blk.0.ffn_up.bias").into());
+    families::add(&keys, architecture, &mut config)?;
     let factors = file.vector(ROPE_FACTORS)?;
-    if let Some(scaling) = rope::scaling(&keys, &config, factors)? {
+    if !config.contains_key("rope_scaling")
+        && let Some(scaling) = rope::scaling(&keys, &config, factors)?
+    {
         config.insert("rope_scaling".into(), scaling);
     }
     for (name, key) in TOKENS {

@@ -12,12 +12,13 @@
 //! | `tensors` | the table of tensors |
 //! | `groups` | blocks as groups of integers |
 //! | `names` | the tensors as those of a checkpoint |
-//! | `config`, `rope` | the configuration |
+//! | `config`, `rope`, `families` | the configuration |
 //! | `vocabulary` | the tokenizer and its chat template |
 //! | `unpack` | the model's directory in Hugging Face layout |
 
 mod config;
 mod cursor;
+mod families;
 mod groups;
 mod kinds;
 mod metadata;

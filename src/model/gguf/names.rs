@@ -7,22 +7,32 @@ use candle_core::{DType, quantized::GgmlDType};
 
 use super::{BlockFormat, GgufFile, TensorPlace};
 use crate::Architecture;
+use crate::arch::described;
 use crate::error::ModelError;
 use crate::stored::{Format, RowOrder, Shard, Stored};
 
 /// The factors by which the rotary frequencies are divided; they are part of the configuration (see `rope`).
 pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// The divisors of LongRoPE's frequencies, for short and for long sequences; also part of the configuration.
+pub(super) const LONGROPE_FACTORS: [&str; 2] =
+    ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// The supported architectures, by `general.architecture`. Mistral's models are `llama` there.
-const ARCHITECTURES: [(&str, Architecture); 4] = [
+const ARCHITECTURES: [(&str, Architecture); 10] = [
+    ("gemma", Architecture::Gemma),
+    ("gemma2", Architecture::Gemma2),
+    ("gemma3", Architecture::Gemma3),
+    ("granite", Architecture::Granite),
     ("llama", Architecture::Llama),
+    ("olmo2", Architecture::Olmo2),
+    ("phi3", Architecture::Phi3),
     ("qwen2", Architecture::Qwen2),
     ("qwen3", Architecture::Qwen3),
     ("smollm3", Architecture::SmolLm3),
 ];
 
 /// Parts of a block: llama.cpp's name and the checkpoint's.
-const PARTS: [(&str, &str); 11] = [
+const PARTS: [(&str, &str); 10] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
@@ -30,11 +40,34 @@ const PARTS: [(&str, &str); 11] = [
     ("attn_output", "self_attn.o_proj"),
     ("attn_q_norm", "self_attn.q_norm"),
     ("attn_k_norm", "self_attn.k_norm"),
-    ("ffn_norm", "post_attention_layernorm"),
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
 ];
+
+/// Returns the checkpoint's name of a part of a block, if it has one.
+fn part(architecture: Architecture, theirs: &str) -> Option<&'static str> {
+    let norms = architecture.norms().names();
+    match (theirs, architecture) {
+        ("ffn_norm", _) => norms.before_mlp,
+        ("post_attention_norm", _) => norms.after_attention,
+        ("post_ffw_norm", _) => norms.after_mlp,
+        ("attn_qkv", Architecture::Phi3) => Some("self_attn.qkv_proj"),
+        ("ffn_up", Architecture::Phi3) => Some("mlp.gate_up_proj"),
+        _ => {
+            let known = PARTS.iter().find(|(name, _)| *name == theirs);
+            known.map(|(_, own)| *own)
+        }
+    }
+}
+
+/// Returns whether llama.cpp rotates neighbouring components of this architecture, rather than halves of a head.
+fn is_paired(architecture: Architecture) -> bool {
+    matches!(
+        architecture,
+        Architecture::Llama | Architecture::SmolLm3 | Architecture::Granite
+    )
+}
 
 impl GgufFile {
     /// Returns the architecture, and its name in the file, with which its keys begin.
@@ -49,7 +82,7 @@ impl GgufFile {
         known
             .map(|(_, known)| (*known, found))
             .ok_or_else(|| ModelError::UnsupportedArchitecture {
-                found: format!("`{found}` of {}", self.path.display()),
+                found: format!("{} ({})", described(found), self.path.display()),
                 supported: ARCHITECTURES.map(|(name, _)| name).join(", "),
             })
     }
@@ -68,7 +101,7 @@ impl GgufFile {
 }
 
 /// Returns the checkpoint's name of a tensor, if it has one.
-fn checkpoint_name(name: &str) -> Option<String> {
+fn checkpoint_name(architecture: Architecture, name: &str) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),
         "output_norm.weight" => return Some("model.norm.weight".to_owned()),
@@ -76,9 +109,9 @@ fn checkpoint_name(name: &str) -> Option<String> {
         _ => {}
     }
     let (layer, within) = name.strip_prefix("blk.")?.split_once('.')?;
-    let (part, kind) = within.rsplit_once('.')?;
+    let (theirs, kind) = within.rsplit_once('.')?;
     let layer: usize = layer.parse().ok()?;
-    let (_, own) = PARTS.iter().find(|(theirs, _)| *theirs == part)?;
+    let own = part(architecture, theirs)?;
     matches!(kind, "weight" | "bias").then(|| format!("model.layers.{layer}.{own}.{kind}"))
 }
 
@@ -88,8 +121,7 @@ fn checkpoint_name(name: &str) -> Option<String> {
 /// Errors with [`ModelError::UnsupportedArchitecture`], or if the rows of a tensor cannot be those of the model's heads.
 pub(crate) fn stored_tensors(file: GgufFile) -> Result<BTreeMap<String, Stored>, ModelError> {
     let (architecture, prefix) = file.architecture()?;
-    // llama.cpp rotates neighbouring components of these architectures, and halves of a head of the others.
-    let paired = matches!(architecture, Architecture::Llama | Architecture::SmolLm3);
+    let paired = is_paired(architecture);
     let (heads, kv_heads) = file.heads(prefix)?;
     let mut orders = BTreeMap::new();
     for (name, place) in &file.tensors {
@@ -124,7 +156,7 @@ pub(crate) fn stored_tensors(file: GgufFile) -> Result<BTreeMap<String, Stored>,
     let shard = Arc::new(Shard { path, map });
     let mut stored = BTreeMap::new();
     for (name, place) in tensors {
-        if name == ROPE_FACTORS {
+        if name == ROPE_FACTORS || LONGROPE_FACTORS.contains(&name.as_str()) {
             continue;
         }
         let order = orders[&name];
@@ -133,8 +165,12 @@ pub(crate) fn stored_tensors(file: GgufFile) -> Result<BTreeMap<String, Stored>,
             shape,
             bytes,
         } = place;
-        let own = checkpoint_name(&name).unwrap_or(name);
-        let tensor = Stored::new(&shard, plain(format), shape, bytes, order);
+        let own = checkpoint_name(architecture, &name).unwrap_or(name);
+        let mut tensor = Stored::new(&shard, plain(format), shape, bytes, order);
+        if architecture.is_gemma() && own.ends_with("norm.weight") {
+            // Files have the factor, checkpoints its difference from 1.
+            tensor.shift = 1.0;
+        }
         stored.insert(own, tensor);
     }
     Ok(stored)
@@ -170,8 +206,43 @@ mod tests {
             ("blk.x.ffn_norm.weight", None),
             ("blk.0.attn_q.scale", None),
             ("rope_freqs.weight", None),
+            ("blk.0.post_ffw_norm.weight", None),
         ] {
-            assert_eq!(checkpoint_name(theirs).as_deref(), own, "{theirs}");
+            let name = checkpoint_name(Architecture::Llama, theirs);
+            assert_eq!(name.as_deref(), own, "{theirs}");
+        }
+        for (architecture, theirs, own) in [
+            (
+                Architecture::Olmo2,
+                "post_attention_norm",
+                Some("post_attention_layernorm"),
+            ),
+            (
+                Architecture::Olmo2,
+                "post_ffw_norm",
+                Some("post_feedforward_layernorm"),
+            ),
+            (Architecture::Olmo2, "ffn_norm", None),
+            (
+                Architecture::Gemma2,
+                "post_attention_norm",
+                Some("post_attention_layernorm"),
+            ),
+            (
+                Architecture::Gemma2,
+                "ffn_norm",
+                Some("pre_feedforward_layernorm"),
+            ),
+            (
+                Architecture::Gemma,
+                "ffn_norm",
+                Some("post_attention_layernorm"),
+            ),
+            (Architecture::Phi3, "attn_qkv", Some("self_attn.qkv_proj")),
+            (Architecture::Phi3, "ffn_up", Some("mlp.gate_up_proj")),
+            (Architecture::Llama, "attn_qkv", None),
+        ] {
+            assert_eq!(part(architecture, theirs), own, "{architecture:?} {theirs}");
         }
     }
 }

@@ -151,6 +151,7 @@ fn product(store: &WeightStore, lease: &WeightsLease) -> Vec<Vec<f32>> {
         cu_seqlens: &[0, 3],
         seq_lens: &[3],
         prompt_lens: &[3],
+        most_lens: &[3],
     };
     let backend = AttentionBackend::Dense {
         cu_seqlens: &[0, 3],

@@ -43,16 +43,22 @@ impl CompletionBatch {
     fn push<const N: usize>(&mut self, group: &Group<'_, N>) {
         let start = self.len() as u32;
         let end_of_prompt = start + group.prompt.len() as u32;
+        // The prompt's rows serve all completions, so they are rotated alike.
+        let longest = group.completions.iter().map(|c| c.len()).max();
+        let (prompt, most) = (
+            group.prompt.len(),
+            group.prompt.len() + longest.unwrap_or(0),
+        );
         for (n, completion) in group.completions.iter().enumerate() {
             let first = if n == 0 {
                 let whole = [group.prompt, completion].concat();
-                self.tokens.push_answered(&whole, group.prompt.len());
+                self.tokens.push_beside(&whole, whole.len(), prompt, most);
                 self.prefixes.push(0..0);
                 end_of_prompt
             } else {
                 let first = self.len() as u32;
-                let seq_len = group.prompt.len() + completion.len();
-                self.tokens.push(completion, seq_len, group.prompt.len());
+                let seq_len = prompt + completion.len();
+                self.tokens.push_beside(completion, seq_len, prompt, most);
                 self.prefixes.push(start..end_of_prompt);
                 first
             };

@@ -26,6 +26,13 @@ NAMES = {
     "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }
+# Names of architectures with norms in other places, or projections in one layer.
+OWN = {
+    "olmo2": {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"},
+    "phi3": {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
+}
+OWN["gemma2"] = OWN["gemma3"] = {**OWN["olmo2"], "pre_feedforward_layernorm": "ffn_norm"}
+PAIRED = ("llama", "granite")
 WHOLE = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
 TYPES = {"F32": (Type.F32, np.float32, 4), "F16": (Type.F16, np.float16, 2), "BF16": (Type.BF16, np.uint8, 2)}
 
@@ -52,12 +59,13 @@ def paired(rows, heads):
     return rows.reshape(heads, 2, out // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
-def renamed(name):
+def renamed(name, architecture):
     if name in WHOLE:
         return WHOLE[name]
     _, _, layer, rest = name.split(".", 3)
     part, kind = rest.rsplit(".", 1)
-    return f"blk.{layer}.{NAMES[part]}.{kind}"
+    own = OWN.get(architecture, {})
+    return f"blk.{layer}.{own.get(part) or NAMES[part]}.{kind}"
 
 
 def vocabulary(writer):
@@ -96,6 +104,35 @@ def llama3_factors(scaling, theta, dim):
     return np.array(factors, dtype=np.float32)
 
 
+def family(writer, config, rope, architecture):
+    """Writes what single architectures have beside the common keys."""
+    if architecture == "gemma2":
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+    if architecture in ("gemma2", "gemma3"):
+        writer.add_sliding_window(config["sliding_window"])
+        if config["final_logit_softcapping"]:
+            writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if architecture == "gemma3":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_float32("gemma3.rope.freq_base_swa", config["rope_local_base_freq"])
+    if architecture == "granite":
+        writer.add_attention_scale(config["attention_multiplier"])
+        writer.add_embedding_scale(config["embedding_multiplier"])
+        writer.add_residual_scale(config["residual_multiplier"])
+        writer.add_logit_scale(config["logits_scaling"])
+    if architecture == "phi3":
+        original = config["original_max_position_embeddings"]
+        head_dim = config["hidden_size"] // config["num_attention_heads"]
+        writer.add_rope_dimension_count(int(config["partial_rotary_factor"] * head_dim))
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_sliding_window(config.get("sliding_window") or 0)
+        stretch = config["max_position_embeddings"] / original
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(stretch) / math.log(original)))
+        for kind in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{kind}.weight", np.array(rope[f"{kind}_factor"], dtype=np.float32))
+
+
 def model(name, architecture):
     config = json.loads((ARCH / name / "config.json").read_text())
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
@@ -122,11 +159,14 @@ def model(name, architecture):
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     if kind == "llama3":
         writer.add_tensor("rope_freqs.weight", llama3_factors(rope, theta, head_dim))
+    family(writer, config, rope, architecture)
     vocabulary(writer)
     for tensor, dtype, values in read(ARCH / name / "model.safetensors"):
-        if architecture == "llama" and (".q_proj." in tensor or ".k_proj." in tensor):
+        if architecture.startswith("gemma") and tensor.endswith("norm.weight"):
+            values = values + np.float32(1)
+        if architecture in PAIRED and (".q_proj." in tensor or ".k_proj." in tensor):
             values = paired(values, heads if ".q_proj." in tensor else kv_heads)
-        writer.add_tensor(renamed(tensor), np.ascontiguousarray(values), raw_dtype=dtype)
+        writer.add_tensor(renamed(tensor, architecture), np.ascontiguousarray(values), raw_dtype=dtype)
     finish(writer)
 
 
@@ -157,6 +197,9 @@ def blocks():
     save_file(values, HERE / "blocks.safetensors")
 
 
-for name, architecture in [("llama3", "llama"), ("llama_bias", "llama"), ("llama_yarn", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3")]:
+for name, architecture in [
+    ("llama3", "llama"), ("llama_bias", "llama"), ("llama_yarn", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3"), ("olmo2", "olmo2"),
+    ("phi3_longrope", "phi3"), ("granite", "granite"), ("gemma2", "gemma2"), ("gemma3", "gemma3"),
+]:
     model(name, architecture)
 blocks()
