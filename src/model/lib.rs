@@ -37,3 +37,6 @@ pub use store::{
     WeightsName, WeightsVersion,
 };
 pub use weights::Checkpoint;
+
+#[cfg(test)]
+mod oracle_tests;
