@@ -240,7 +240,7 @@ impl App {
                 sweep(log.clone())
             }));
         }
-        let bases = Bases::of(&dir, config.adapter.as_deref())?;
+        let bases = Bases::of(&dir, config.adapter.as_deref(), &weights)?;
         if let (None, Some(log)) = (&config.data_dir, &log) {
             log.model.bind(&bases.identity()).await?;
         }

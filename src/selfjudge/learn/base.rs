@@ -37,6 +37,8 @@ struct Source {
     /// The adapter that is applied to the weights from the start and is part of the base.
     adapter: Option<PathBuf>,
     tokenizer: String,
+    /// The type of the weights in memory (`bf16`, `int8`); none if this process does not serve.
+    weights: Option<String>,
     digests: OnceLock<Digests>,
 }
 
@@ -89,13 +91,15 @@ pub fn adapter_digest(dir: &Path) -> Result<String, LearnError> {
 }
 
 impl Bases {
-    /// Creates the identity of the model in `dir`, with the adapter that is applied to it for serving.
+    /// Creates the identity of the model in `dir`, with the adapter that is applied to it for serving, and the type of its weights in
+    /// memory.
     ///
     /// # Errors
     /// Fails if the tokenizer cannot be read.
-    pub fn of(dir: &Path, adapter: Option<&Path>) -> Result<Self, LearnError> {
+    pub fn of(dir: &Path, adapter: Option<&Path>, weights: &str) -> Result<Self, LearnError> {
         Ok(Self(Arc::new(Source {
             tokenizer: tokenizer_digest(dir)?,
+            weights: Some(weights.to_owned()),
             dir: dir.to_owned(),
             adapter: adapter.map(Path::to_owned),
             digests: OnceLock::new(),
@@ -107,6 +111,18 @@ impl Bases {
         Self::known_with(base, None, tokenizer)
     }
 
+    /// Creates the identity as [`Self::known`] does, for a model that is served with this type of weights.
+    #[cfg(test)]
+    pub fn known_in(base: &str, tokenizer: &str, weights: &str) -> Self {
+        let Ok(source) = Arc::try_unwrap(Self::known(base, tokenizer).0) else {
+            unreachable!("it was made here");
+        };
+        Self(Arc::new(Source {
+            weights: Some(weights.to_owned()),
+            ..source
+        }))
+    }
+
     /// Creates the identity as [`Self::known`] does, with an adapter applied to the model.
     pub fn known_with(bare: &str, adapter: Option<&str>, tokenizer: &str) -> Self {
         let digests = Digests::new(bare.to_owned(), adapter.map(str::to_owned));
@@ -114,6 +130,7 @@ impl Bases {
             dir: PathBuf::new(),
             adapter: None,
             tokenizer: tokenizer.to_owned(),
+            weights: None,
             digests: digests.into(),
         }))
     }
@@ -151,6 +168,11 @@ impl Bases {
 
     pub fn tokenizer(&self) -> &str {
         &self.0.tokenizer
+    }
+
+    /// Returns the type of the weights in memory; none if this process does not serve.
+    pub fn weights(&self) -> Option<&str> {
+        self.0.weights.as_deref()
     }
 
     /// Returns the model's identity for the traffic log. It includes the weights' digest only if that has been computed already.
@@ -193,9 +215,14 @@ impl Bases {
         if lineage.base != base {
             return Err(other(id, "the weights", &lineage.base, base));
         }
-        match &lineage.tokenizer {
-            Some(tokenizer) if *tokenizer != self.0.tokenizer => {
-                Err(other(id, "the tokenizers", tokenizer, &self.0.tokenizer))
+        if let Some(tokenizer) = &lineage.tokenizer
+            && *tokenizer != self.0.tokenizer
+        {
+            return Err(other(id, "the tokenizers", tokenizer, &self.0.tokenizer));
+        }
+        match (&lineage.weights, &self.0.weights) {
+            (Some(made), Some(here)) if made != here => {
+                Err(other(id, "the types of the weights", made, here))
             }
             _ => Ok(()),
         }

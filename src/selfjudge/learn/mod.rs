@@ -115,7 +115,7 @@ pub enum LearnError {
     )]
     OtherBase {
         id: String,
-        /// `the weights`, `the adapters at the start` or `the tokenizers`.
+        /// `the weights`, `the adapters at the start`, `the tokenizers` or `the types of the weights`.
         what: &'static str,
         made: String,
         here: String,

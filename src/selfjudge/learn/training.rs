@@ -306,6 +306,7 @@ impl<'a> Training<'a> {
             base: learner.trainers.base_digest.clone(),
             adapter: learner.bases.adapter()?,
             tokenizer: Some(learner.bases.tokenizer().to_owned()),
+            weights: learner.bases.weights().map(str::to_owned),
             extrapolate: plan.config.publish.extrapolate,
             config: serde_json::to_value(&plan.config)?,
         };

@@ -13,8 +13,8 @@
 //! For a model that is served with an adapter, learning starts there: generation 0 is the model with that adapter, and every later
 //! generation is a whole adapter over the bare model, which serves without the first.
 //!
-//! An adapter is a change of one base: a generation is served and trained further only on the weights and with the tokenizer that its
-//! manifest names ([`Bases`]).
+//! An adapter is a change of one base: a generation is served and trained further only on the weights, in the type, and with the tokenizer
+//! that its manifest names ([`Bases`]). Weights of another type answer in another way than those that passed the gates.
 //!
 //! The id is the SHA-256 of the manifest. The manifest does not depend on the clock or the machine, so the same trajectory gives the
 //! same id however often it was interrupted. A generation is written into `tmp-*`; every file is synced, then the directory, which is
@@ -70,6 +70,9 @@ pub struct Lineage {
     /// Digest of its tokenizer; none in generations of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
+    /// Type of the weights with which it passed the gates; none in generations of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
     /// ExPO: the served change of the base is the trained change times `1 + extrapolate`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub extrapolate: f32,

@@ -14,6 +14,7 @@ fn lineage() -> Lineage {
         base: "0".into(),
         adapter: None,
         tokenizer: Some("1".into()),
+        weights: Some("bf16".into()),
         extrapolate: 0.0,
         config: serde_json::json!({"a": 1}),
     }
@@ -180,6 +181,32 @@ fn a_generation_of_another_base_or_tokenizer_is_of_no_use() {
         }
         assert_eq!(other.served(&older).is_ok(), older_serves);
     }
+}
+
+#[test]
+fn a_generation_serves_only_in_the_type_of_weights_that_passed_the_gates() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = generations(&dir);
+    let (id, _) = made.write_adapter(lineage(), adapter(1.0)).unwrap();
+    // Generations of earlier versions do not name the type.
+    let older = Lineage {
+        weights: None,
+        ..lineage()
+    };
+    let (older, _) = made.write_adapter(older, adapter(1.0)).unwrap();
+    let within = |weights| {
+        let here = Generations::open(dir.path()).unwrap();
+        here.of(Bases::known_in("0", "1", weights))
+    };
+    assert!(within("bf16").served(&id).is_ok());
+    assert!(within("f32").served(&older).is_ok());
+    let error = within("f32").served(&id).unwrap_err();
+    assert!(matches!(error, LearnError::OtherBase { .. }), "{error}");
+    let error = error.to_string();
+    assert!(
+        error.contains("the types of the weights differ (made with bf16, here f32)"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
