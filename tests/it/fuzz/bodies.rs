@@ -123,6 +123,30 @@ fn no_body_is_answered_with_a_5xx() {
     });
 }
 
+/// Numbers as large as an integer holds reach every sum and product before a limit refuses them.
+#[test]
+fn no_number_is_too_large_for_a_refusal() {
+    let numbers = [
+        json!(u64::MAX),
+        json!(i64::MAX),
+        json!(u32::MAX),
+        json!(i64::MIN),
+    ];
+    for route in routes() {
+        for example in &route.examples {
+            for (parameter, number) in route
+                .parameters
+                .iter()
+                .flat_map(|parameter| numbers.iter().map(move |number| (parameter, number)))
+            {
+                let mut body = example.clone();
+                body[parameter.as_str()] = number.clone();
+                RUNTIME.block_on(try_body(&route.path, body.to_string().into_bytes()));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_key_that_comes_twice_is_refused_by_its_path_on_every_route() {
     for route in routes() {

@@ -276,8 +276,8 @@ impl Sampling {
 
     /// Returns the number of log-probabilities returned with each token.
     pub fn logprobs(&self) -> usize {
-        let top = self.params.logprobs.map_or(0, |top| top + 1);
-        top + self.params.logprob_ids.len()
+        let top = self.params.logprobs.map_or(0, |top| top.saturating_add(1));
+        top.saturating_add(self.params.logprob_ids.len())
     }
 
     /// Returns the call with these prompts.

@@ -134,7 +134,9 @@ pub async fn completions(
     let mut shown = Vec::new();
     if let Some(top) = prompt_logprobs {
         let tokens = read.iter().map(|prompt| prompt.tokens.len()).sum();
-        state.limits.check_prompts(tokens, top + 1, prompt_param)?;
+        state
+            .limits
+            .check_prompts(tokens, top.saturating_add(1), prompt_param)?;
     }
     for ReadPrompt {
         tokens,
