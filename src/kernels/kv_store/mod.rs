@@ -150,6 +150,7 @@ fn resident<T: Copy + Default + Send>(count: usize) -> Result<Vec<T>> {
         candle_core::bail!("kv cache: cannot allocate {bytes} bytes of memory");
     }
     let room: &mut [MaybeUninit<T>] = &mut zeros.spare_capacity_mut()[..count];
+    prefer_huge_pages(room);
     room.par_chunks_mut(PART).for_each(|part| {
         for value in part {
             value.write(T::default());
@@ -159,6 +160,24 @@ fn resident<T: Copy + Default + Send>(count: usize) -> Result<Vec<T>> {
     unsafe { zeros.set_len(count) };
     Ok(zeros)
 }
+
+/// Asks the system for huge pages: the first touch of four gigabytes takes a fraction of the time, and reads miss fewer translations.
+#[cfg(target_os = "linux")]
+fn prefer_huge_pages<T>(room: &mut [MaybeUninit<T>]) {
+    const PAGE: usize = 2 << 20;
+    let (start, end) = (
+        room.as_ptr_range().start as usize,
+        room.as_ptr_range().end as usize,
+    );
+    let (start, end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+    if start < end {
+        // SAFETY: whole pages within `room`; the advice changes no contents. Where it is refused, small pages serve as well.
+        let _ = unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn prefer_huge_pages<T>(_room: &mut [MaybeUninit<T>]) {}
 
 /// Writes row `i` of `k` and `v` (`[tokens, kv_heads, head_dim]`) to slot `slots[i]` of the cache, in place.
 ///
