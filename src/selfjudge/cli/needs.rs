@@ -91,8 +91,9 @@ fn at<'a>(
     path: &[&str],
 ) -> Option<(&'a Command, &'a ArgMatches)> {
     for name in path {
-        matches = matches.subcommand_matches(name)?;
+        // Another program with these flags (`pocket`) has other subcommands, and clap panics at a name that it does not know.
         command = command.find_subcommand(name)?;
+        matches = matches.subcommand_matches(name)?;
     }
     Some((command, matches))
 }
