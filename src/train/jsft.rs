@@ -59,7 +59,11 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     let mut config = config.fitted(model_config.spec.max_context());
     let given = begin_at(&mut config, &model_config)?;
     let config = &config;
-    let quantised = quantised_bytes(model_dir, config.weights, &options.device)?;
+    // Random weights are of f32, and the directory has no others.
+    let quantised = match config.from_scratch {
+        true => None,
+        false => quantised_bytes(model_dir, config.weights, &options.device)?,
+    };
     options.check_memory(&model_config.spec, config.footprint(quantised))?;
     let Built {
         examples,
