@@ -60,6 +60,14 @@ impl Kept {
         }
     }
 
+    /// Returns the bytes of a matrix `[n, k]` under a trained adapter: its integers, or f32.
+    pub fn frozen_bytes(self, n: u64, k: u64) -> u64 {
+        match self.quantised() {
+            true => self.bytes(n, k),
+            false => WeightFormat::F32.bytes(n, k),
+        }
+    }
+
     /// Returns the bytes of a matrix `[n, k]`.
     pub fn bytes(self, n: u64, k: u64) -> u64 {
         match self {

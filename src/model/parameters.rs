@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::kept::EMBEDDING;
+use super::kept::{EMBEDDING, HEAD};
 use super::{DecoderSpec, ModelError};
 use kernels::nn::{Linear, Lora, QkNormWidth};
 
@@ -71,13 +71,18 @@ impl DecoderSpec {
         ]
     }
 
+    /// Returns the name of the output layer's matrix, which may be the embedding.
+    pub fn head_name(&self) -> &'static str {
+        match self.tie_word_embeddings {
+            true => EMBEDDING,
+            false => HEAD,
+        }
+    }
+
     /// Returns every tensor name of the model with its shape, in the order of the forward pass.
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
         let hidden = self.hidden_size;
-        let mut list = vec![(
-            "model.embed_tokens.weight".to_owned(),
-            vec![self.vocab_size, hidden],
-        )];
+        let mut list = vec![(EMBEDDING.to_owned(), vec![self.vocab_size, hidden])];
         for layer in 0..self.num_layers() {
             let mut add = |name: &str, shape: Vec<usize>| {
                 list.push((format!("model.layers.{layer}.{name}"), shape));
@@ -105,7 +110,7 @@ impl DecoderSpec {
         }
         list.push(("model.norm.weight".to_owned(), vec![hidden]));
         if !self.tie_word_embeddings {
-            list.push(("lm_head.weight".to_owned(), vec![self.vocab_size, hidden]));
+            list.push((HEAD.to_owned(), vec![self.vocab_size, hidden]));
         }
         list
     }

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::error::ModelError;
 use super::gguf::{self, BlockFormat, GgufFile};
+use super::kept::{EMBEDDING, HEAD};
 use super::safetensors::{self, SafetensorsFile};
 pub use super::stored::RowOrder;
 use super::stored::{Format, Shard, Stored};
@@ -325,7 +326,7 @@ impl Checkpoint {
             .iter()
             .filter(|(name, stored)| {
                 let tolerated = name.ends_with(".rotary_emb.inv_freq")
-                    || (tie_word_embeddings && *name == "lm_head.weight");
+                    || (tie_word_embeddings && *name == HEAD);
                 !tolerated && !stored.is_read()
             })
             .map(|(name, _)| name.as_str())
@@ -349,10 +350,8 @@ impl Checkpoint {
     /// # Errors
     /// Errors if the output layer differs from the embedding to which the configuration ties it.
     fn refuse_other_head(&self) -> Result<(), ModelError> {
-        let (Some(head), Some(embedding)) = (
-            self.tensors.get("lm_head.weight"),
-            self.tensors.get("model.embed_tokens.weight"),
-        ) else {
+        let (Some(head), Some(embedding)) = (self.tensors.get(HEAD), self.tensors.get(EMBEDDING))
+        else {
             return Ok(());
         };
         if head.is_read() || head.equals(embedding) {

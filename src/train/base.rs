@@ -59,11 +59,9 @@ pub(super) fn quantised_bytes(
     for (name, shape) in ModelConfig::from_dir(dir)?.spec.parameters() {
         let kept = Kept::of(&checkpoint, &name, format);
         let numbers: u64 = shape.iter().map(|&n| n as u64).product();
+        packed |= shape.len() == 2 && kept.quantised();
         bytes = bytes.saturating_add(match shape[..] {
-            [n, k] if kept.quantised() => {
-                packed = true;
-                kept.bytes(n as u64, k as u64)
-            }
+            [n, k] => kept.frozen_bytes(n as u64, k as u64),
             _ => numbers.saturating_mul(4),
         });
     }

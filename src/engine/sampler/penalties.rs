@@ -1,13 +1,15 @@
 //! Repetition, presence and frequency penalties on tokens that have occurred.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::SamplingParams;
 
 /// The tokens that a request's penalties count.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    prompt: HashSet<u32>,
+    /// Shared by the copies that look ahead of drafts.
+    prompt: Arc<HashSet<u32>>,
     output: HashMap<u32, u32>,
 }
 
@@ -17,7 +19,7 @@ impl Seen {
         let repeats = params.repetition_penalty != 1.0;
         let counts = params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
         (repeats || counts).then(|| Self {
-            prompt: prompt.iter().copied().filter(|_| repeats).collect(),
+            prompt: Arc::new(prompt.iter().copied().filter(|_| repeats).collect()),
             output: HashMap::new(),
         })
     }

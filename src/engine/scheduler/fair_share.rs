@@ -32,29 +32,9 @@ impl FairShare {
         self.spent += took;
     }
 
-    /// Returns the number of tokens, up to `most`, of a step that computes `own` work and tokens like those of `others`, and takes at most
-    /// `limit`, or `times` as long as one with only `own` work if that is more; `most` before the first measurement.
-    pub fn tokens_in(
-        &self,
-        limit: Duration,
-        times: f64,
-        own: Work,
-        others: Work,
-        most: usize,
-    ) -> usize {
-        match self.cost.is_measured() {
-            true => self.cost.tokens_in(limit, times, own, others, most),
-            false => most,
-        }
-    }
-
-    /// Returns the number of drafts, up to `most`, with which a sequence of `own` work gets its tokens fastest; 0 unless the drafts save at
-    /// least the part `margin` of the time. A draft that follows accepted ones is accepted with the probability `accepted`.
-    pub fn drafts_that_pay(&self, own: Work, accepted: f64, most: usize, margin: f64) -> usize {
-        match self.cost.is_measured() {
-            true => self.cost.drafts_that_pay(own, accepted, most, margin),
-            false => 0,
-        }
+    /// Returns the costs of steps, once a step has been measured.
+    pub fn measured(&self) -> Option<&StepCost> {
+        Some(&self.cost).filter(|cost| cost.is_measured())
     }
 
     /// Returns the tokens that each tenant gets in a step of at most `budget`, or `None` where all get their full demand.

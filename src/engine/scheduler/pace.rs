@@ -24,13 +24,14 @@ impl Scheduler {
         let Some(target) = self.config.target_itl else {
             return most;
         };
+        let Some(cost) = self.fair.measured() else {
+            return most;
+        };
         let (decoding, prompts) = self.demands();
         if decoding.tokens == 0 || prompts.tokens == 0 {
             return most;
         }
-        let fits = self
-            .fair
-            .tokens_in(target, LONGEST, decoding, prompts, most);
+        let fits = cost.tokens_in(target, LONGEST, decoding, prompts, most);
         fits.max(decoding.tokens + LEAST_PROMPT).min(most)
     }
 

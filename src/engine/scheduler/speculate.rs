@@ -66,14 +66,13 @@ impl Scheduler {
         let Some(id) = self.lone_stream() else {
             return;
         };
-        let Some((_, request)) = self.requests.get_mut(&id) else {
+        let (Some(cost), Some((_, request))) = (self.fair.measured(), self.requests.get_mut(&id))
+        else {
             return;
         };
         let most = self.config.max_drafts.min(request.tokens_left() - 1);
         let own = Work::after(request.num_computed_tokens, 1);
-        let most = self
-            .fair
-            .drafts_that_pay(own, request.drafts.accepted, most, MARGIN);
+        let most = cost.drafts_that_pay(own, request.drafts.accepted, most, MARGIN);
         if most > 0 {
             request.drafts.tokens = continuation(request.tokens.tokens(), most);
         }

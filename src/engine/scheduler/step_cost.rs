@@ -205,7 +205,7 @@ impl StepCost {
     }
 
     /// Returns the number of drafts, up to `most`, with which a sequence of `own` work gets its tokens fastest; 0 unless the drafts save at
-    /// least the part `margin` of the time.
+    /// least the part `margin` of the time. A draft that follows accepted ones is accepted with the probability `accepted`.
     pub fn drafts_that_pay(&self, own: Work, accepted: f64, most: usize, margin: f64) -> usize {
         let alone = self.seconds(own.tokens as f64, own.positions as f64);
         let (mut best, mut least) = (0, (1.0 - margin) * alone);

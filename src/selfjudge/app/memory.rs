@@ -62,19 +62,15 @@ impl Footprint {
             let kept = Kept::of(&checkpoint, name, format);
             let (served, below) = match shape {
                 [n, k] => {
-                    let bytes = kept.bytes(*n as u64, *k as u64);
-                    (bytes, if kept.quantised() { bytes } else { wide })
+                    let (n, k) = (*n as u64, *k as u64);
+                    (kept.bytes(n, k), kept.frozen_bytes(n, k))
                 }
                 _ => (wide, wide),
             };
             weights = weights.saturating_add(served);
             trained = trained.saturating_add(below);
         }
-        let head = match spec.tie_word_embeddings {
-            true => "model.embed_tokens.weight",
-            false => "lm_head.weight",
-        };
-        let weights_dtype = Kept::of(&checkpoint, head, format).dtype();
+        let weights_dtype = Kept::of(&checkpoint, spec.head_name(), format).dtype();
         let tokenizer = std::fs::metadata(dir.join("tokenizer.json")).map_or(0, |file| file.len());
         Ok(Self {
             spec,

@@ -60,6 +60,15 @@ fn rounded(x: &[f32]) -> (Vec<i32>, f32) {
     (integers.collect(), most / 127.0)
 }
 
+/// Packs the groups of each output of a weight with `k` inputs.
+fn packed(weight: &[Vec<Group>], k: usize, grid: Grid) -> Panels {
+    let panels = Panels::pack((weight.len(), k), grid, |row, to| {
+        to.copy_from_slice(&weight[row]);
+        Ok(())
+    });
+    panels.unwrap()
+}
+
 /// Computes one element as its definition says.
 fn element(x: &[f32], w: &[Group], grid: Grid) -> f32 {
     let mut total = 0f32;
@@ -97,11 +106,7 @@ fn every_engine_gives_the_bits_of_the_definition() {
         x[k..k + k.min(GROUP)].fill(1e-35);
         for grid in GRIDS {
             let weight = groups(n, k, grid);
-            let panels = Panels::pack((n, k), grid, |row, to| {
-                to.copy_from_slice(&weight[row]);
-                Ok(())
-            })
-            .unwrap();
+            let panels = packed(&weight, k, grid);
             let want: Vec<u32> = (0..ROWS * n)
                 .map(|at| element(&x[at / n * k..][..k], &weight[at % n], grid).to_bits())
                 .collect();
@@ -135,11 +140,7 @@ fn rows_of_a_weight_are_what_was_packed() {
     let (n, k) = (37, 75);
     for grid in GRIDS {
         let weight = groups(n, k, grid);
-        let panels = Panels::pack((n, k), grid, |row, to| {
-            to.copy_from_slice(&weight[row]);
-            Ok(())
-        })
-        .unwrap();
+        let panels = packed(&weight, k, grid);
         for (row, weight) in weight.iter().enumerate() {
             let mut found = vec![f32::NAN; k];
             panels.unpack(row, &mut found);
