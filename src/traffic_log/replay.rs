@@ -23,6 +23,8 @@ pub struct DrawSpec {
     pub max_share: f64,
     /// A principal without this limit, because it stands for callers that cannot be distinguished.
     pub uncapped: Option<Principal>,
+    /// The maximum tokens of a prompt. Imported records have no tokens and are not limited.
+    pub longest: usize,
     pub split: Split,
     /// The number of rows per 1000 that are held out from training, chosen by a hash of their id.
     pub held_out_per_mille: u16,
@@ -41,6 +43,7 @@ impl DrawSpec {
             quarantine: Duration::ZERO,
             max_share: 1.0,
             uncapped: None,
+            longest: usize::MAX,
             split: Split::Train,
             held_out_per_mille: 0,
             turn: None,
@@ -60,6 +63,11 @@ impl DrawSpec {
     /// Returns the uncapped principal as a parameter of SQL statements. An empty text equals no principal.
     fn uncapped(&self) -> &str {
         self.uncapped.as_ref().map_or("", Principal::as_str)
+    }
+
+    /// Returns the maximum bytes of a prompt's token ids.
+    fn most_bytes(&self) -> i64 {
+        columns::integer(self.longest.saturating_mul(size_of::<u32>()))
     }
 
     /// Returns the latest creation time of a row that may train.
@@ -153,7 +161,7 @@ impl Replay {
         let (tokenizer, unnamed) = self.model.parameters();
         let eligible = query(concat!(
             "SELECT principal, COUNT(*) AS eligible FROM trainable \
-             WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
+             WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 AND LENGTH(prompt_token_ids) <= $6 AND ",
             same_tokenizer!("$4", "$5"),
             " AND NOT EXISTS (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id) GROUP BY principal",
         ))
@@ -162,6 +170,7 @@ impl Replay {
         .bind(to)
         .bind(tokenizer)
         .bind(unnamed)
+        .bind(spec.most_bytes())
         .fetch_all(&mut self.database.reader().await?)
         .await?;
         let mut counts: HashMap<String, usize> = HashMap::new();
@@ -192,7 +201,7 @@ impl Replay {
             "SELECT id, principal FROM (\
              SELECT id, principal, created_at, (bucket - $2 + $5) % $6 AS turn, \
              ROW_NUMBER() OVER (PARTITION BY principal ORDER BY (bucket - $2 + $5) % $6, created_at, id) AS place \
-             FROM trainable WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
+             FROM trainable WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 AND LENGTH(prompt_token_ids) <= $11 AND ",
             same_tokenizer!("$8", "$9"),
             " AND NOT EXISTS (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id)) AS ranked \
              WHERE place <= $4 OR principal = $10 ORDER BY turn, created_at, id LIMIT $7",
@@ -207,6 +216,7 @@ impl Replay {
         .bind(tokenizer)
         .bind(unnamed)
         .bind(spec.uncapped())
+        .bind(spec.most_bytes())
         .fetch_all(&mut self.database.reader().await?)
         .await?;
         ranked.iter().map(drawn).collect()
@@ -226,7 +236,7 @@ impl Replay {
     }
 
     /// Returns those of the given rows that can still be used by a stage, in the given order: not claimed by another stage, not deleted,
-    /// of this model's tokenizer, and on the split's side. The caller has to apply `spec`'s limit, share and turn.
+    /// of this model's tokenizer, not too long, and on the split's side. The caller has to apply `spec`'s limit, share and turn.
     ///
     /// # Errors
     /// Errors as [`Self::draw`] does.
@@ -243,7 +253,7 @@ impl Replay {
             "SELECT id, principal FROM trainable WHERE id",
             "$1",
             concat!(
-                "AND bucket >= $2 AND bucket < $3 AND ",
+                "AND bucket >= $2 AND bucket < $3 AND LENGTH(prompt_token_ids) <= $7 AND ",
                 same_tokenizer!("$5", "$6"),
                 " AND NOT EXISTS \
                  (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id AND stage_rows.stage <> $4)",
@@ -255,6 +265,7 @@ impl Replay {
         .bind(stage.0)
         .bind(tokenizer)
         .bind(unnamed)
+        .bind(spec.most_bytes())
         .fetch_all(&mut self.database.reader().await?)
         .await?;
         let mut free: HashMap<RecordId, DrawnRow> = HashMap::new();
@@ -281,7 +292,7 @@ impl Replay {
         let records = query(concat!(
             "SELECT trainable.id AS id, trainable.principal AS principal FROM trainable JOIN \
              (SELECT record_id, MAX(created_at) AS given_at FROM feedback GROUP BY record_id) AS latest ON latest.record_id = trainable.id \
-             WHERE given_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
+             WHERE given_at <= $1 AND bucket >= $2 AND bucket < $3 AND LENGTH(prompt_token_ids) <= $7 AND ",
             same_tokenizer!("$5", "$6"),
             " AND NOT EXISTS (SELECT 1 FROM stage_feedback WHERE stage_feedback.record_id = trainable.id) \
              ORDER BY given_at DESC, trainable.id DESC LIMIT $4",
@@ -292,6 +303,7 @@ impl Replay {
         .bind(columns::integer(spec.limit.saturating_mul(SCANNED_PER_PREFERENCE)))
         .bind(tokenizer)
         .bind(unnamed)
+        .bind(spec.most_bytes())
         .fetch_all(&mut reading)
         .await?;
         let mut found = Vec::new();

@@ -33,7 +33,8 @@ use crate::principles::Principles;
 use crate::service::Service;
 use model::WeightsLease;
 use traffic_log::{
-    LogError, MAX_DEATHS, Principal, Stage, StageId, StageOutcome, TrafficLog, TrainerLease,
+    DrawSpec, LogError, MAX_DEATHS, Principal, Stage, StageId, StageOutcome, TrafficLog,
+    TrainerLease,
 };
 use train::{TrainError, checkpoint::CheckpointStore};
 
@@ -90,6 +91,15 @@ impl Learner {
                 LearnError::OtherVersion { stage, .. } => self.outlast(StageId(stage)).await,
                 _ => tokio::time::sleep(RETRY).await,
             }
+        }
+    }
+
+    /// Limits a draw to prompts that leave room for an answer in the server's context.
+    pub(super) fn answerable(&self, spec: DrawSpec) -> DrawSpec {
+        let context = self.service.engine().capacity().max_context;
+        DrawSpec {
+            longest: context.saturating_sub(1),
+            ..spec
         }
     }
 

@@ -141,11 +141,17 @@ impl<'a> StageOpener<'a> {
     }
 
     fn train_spec(&self, limit: usize) -> DrawSpec {
-        train_spec(&self.learner.config, self.learner.uncapped.as_ref(), limit)
+        let learner = self.learner;
+        learner.answerable(train_spec(
+            &learner.config,
+            learner.uncapped.as_ref(),
+            limit,
+        ))
     }
 
     fn gate_spec(&self, id: StageId) -> DrawSpec {
-        gate_spec(&self.learner.config, self.learner.uncapped.as_ref(), id)
+        let learner = self.learner;
+        learner.answerable(gate_spec(&learner.config, learner.uncapped.as_ref(), id))
     }
 
     /// Counts the prompts that the log has for stage `id`.

@@ -31,6 +31,7 @@ impl<'a> Pooling<'a> {
         let settings = stage.plan.config.stage.clone();
         let uncapped = self.learner.uncapped.as_ref();
         let spec = train_spec(&stage.plan.config, uncapped, settings.prompts);
+        let spec = self.learner.answerable(spec);
         let log = &self.learner.log;
         let pool = log.replay.free_for(id, &spec, &stage.plan.rows).await?;
         let pool = match settings.order {

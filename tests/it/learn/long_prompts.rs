@@ -25,7 +25,7 @@ fn prompts_that_are_longer_than_the_context_are_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::start(&Setup::new(dir.path()));
     for number in 0..60 {
-        // Far too long; nearly as long as the context, so that a principle before it is too much; short.
+        // Too long to be drawn; nearly as long as the context, so that a principle before it is too much; short.
         let tokens = [CONTEXT + 40, CONTEXT - 4, 1][number % 3];
         let call = call(&program, tokens, number);
         program.post("/generate", &call);
@@ -35,11 +35,11 @@ fn prompts_that_are_longer_than_the_context_are_passed_over() {
     let principles =
         r#"[{ good = "Answer correctly and briefly.", bad = "Answer wrongly and at length." }]"#;
     let contrast = format!(
-        "[contrast]\nshare = 0.5\nconfirmed = false\nmax_distance = 100.0\nprinciples = {principles}\n"
+        "[contrast]\nshare = 0.9\nconfirmed = false\nmax_distance = 100.0\nprinciples = {principles}\n"
     );
     let learn = format!(
         "{contrast}\n{}",
-        LEARN.replace("prompts = 8", "prompts = 30")
+        LEARN.replace("prompts = 8", "prompts = 16")
     );
     let context = CONTEXT.to_string();
     let setup = Setup {
@@ -47,7 +47,7 @@ fn prompts_that_are_longer_than_the_context_are_passed_over() {
         ..Setup::learning(dir.path(), &learn)
     };
     let program = Program::start(&setup);
-    program.learned();
+    program.ended(1);
     let too_long = program.counted("selfjudge:train_pairs_dropped_total", "too_long");
     assert!(too_long > 0.0, "{}", program.metrics());
     program.stop();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::support::{LEARN, Program, Setup, copy, wait_for, with_calls};
+use super::support::{LEARN, Program, Setup, copy, with_calls};
 
 /// Options that change what is learned, for two stages: principles, soft labels, opposed principles by a generator, active
 /// selection, replay, extrapolation.
@@ -49,24 +49,11 @@ fn everything() -> String {
     format!("{OPTIONS}\n{plain}tolerance = 0.99\n\n[publish]\nextrapolate = 0.5\n")
 }
 
-/// Waits for this number of ended stages, and returns their generations, the oldest first.
-fn ended(program: &Program, stages: usize) -> Vec<Value> {
-    wait_for("the end of the stages", || {
-        let train = program.admin_get("/train");
-        assert_ne!(train["state"], "failed", "{train}");
-        let generations = program.admin_get("/generations");
-        let mut generations = generations["generations"].as_array().unwrap().clone();
-        generations.sort_by_key(|generation| generation["stage"].as_i64());
-        let over = generations.iter().filter(|one| one["state"] != "candidate");
-        (over.count() >= stages).then_some(generations)
-    })
-}
-
 #[test]
 fn with_all_options_a_killed_stage_ends_as_if_it_had_not_been() {
     let (dir, learn) = (with_calls(90), everything());
     let promoted = |program: &Program| -> Vec<Value> {
-        let generations = ended(program, 2);
+        let generations = program.ended(2);
         let ids = generations.iter().map(|one| one["id"].clone());
         assert!(generations.iter().all(|one| one["state"] == "promoted"));
         ids.collect()
@@ -105,7 +92,7 @@ fn a_candidate_that_a_gate_refuses_does_not_serve_and_is_not_built_on() {
     let learn = LEARN.replace(passing, "p0 = 0.98, p1 = 0.99");
     let learn = learn.replace("pass_undecided = true", "pass_undecided = false");
     let program = Program::start(&Setup::learning(dir.path(), &learn));
-    let generations = ended(&program, 2);
+    let generations = program.ended(2);
     program.admin_post("/train/pause", &Value::Null);
     for generation in &generations[..2] {
         assert_eq!(generation["state"], "rejected", "{generation}");
@@ -129,7 +116,7 @@ fn a_stage_ends_early_once_its_divergence_is_beyond_the_budget() {
         .replace("kl_budget = 1e9", "kl_budget = 0.01")
         .replace("learning_rate = 1e-3", "learning_rate = 3e-2");
     let program = Program::start(&Setup::learning(dir.path(), &learn));
-    let generations = ended(&program, 1);
+    let generations = program.ended(1);
     let train = program.admin_get("/train");
     assert!(train["kl"].as_f64().unwrap() > 0.01, "{train}");
     let updates = generations[0]["manifest"]["updates"].as_u64();

@@ -226,7 +226,7 @@ fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
     });
 }
 
-/// One caller prefers the second of its answers thirty times, and another one three times.
+/// One caller prefers the second of its answers thirty times, and another one ten times.
 #[test]
 fn a_flood_of_feedback_has_its_share_of_a_stage_and_no_more() {
     let dir = tempfile::tempdir().unwrap();
@@ -242,7 +242,7 @@ fn a_flood_of_feedback_has_its_share_of_a_stage_and_no_more() {
     let program = Program::start(&setup);
     program.admin_post("/train/pause", &Value::Null);
     let mut owners = std::collections::HashMap::new();
-    for (key, calls, said) in [("one", 60, 30), ("two", 30, 3)] {
+    for (key, calls, said) in [("one", 60, 30), ("two", 30, 10)] {
         for number in 0..calls {
             let mut call = question(number);
             call["n"] = 2.into();

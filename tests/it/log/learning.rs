@@ -83,6 +83,30 @@ fn rows_without_consent_cannot_be_reached() {
 }
 
 #[test]
+fn a_prompt_that_is_too_long_is_not_drawn() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let mut ids = Vec::new();
+        for tokens in [3, 8, 9, 40] {
+            let mut record = record("alice", &format!("{tokens} tokens"));
+            record.prompt_token_ids = (0..tokens).collect();
+            ids.push(log.records.append(record).await.unwrap());
+        }
+        let stage = lease(&log).await.open_stage(stage()).await.unwrap();
+        for (longest, drawn) in [(2, 0), (3, 1), (8, 2), (9, 3), (usize::MAX, 4)] {
+            let spec = DrawSpec {
+                longest,
+                ..DrawSpec::new(10)
+            };
+            assert_eq!(log.replay.draw_ids(&spec).await.unwrap(), ids[..drawn]);
+            assert_eq!(log.replay.eligible(&spec).await.unwrap().rows, drawn);
+            let free = log.replay.free_for(stage, &spec, &ids).await.unwrap();
+            assert_eq!(free.len(), drawn);
+        }
+    });
+}
+
+#[test]
 fn a_flood_of_one_principal_is_capped() {
     on_both(async |config| {
         let log = open(&config).await;

@@ -232,15 +232,45 @@ impl Program {
     }
 
     /// Waits until the first stage of this data directory has been promoted and closed: learning then pauses, unattended.
+    ///
+    /// # Panics
+    /// If the stage is rejected.
     pub fn learned(&self) -> String {
-        wait_for("a promoted stage", || {
-            let train = self.admin_get("/train");
-            assert_ne!(train["state"], "failed", "{train}");
+        self.wait_for_stage("a promoted stage", |train, generations| {
+            let rejected = generations.iter().find(|one| one["state"] == "rejected");
+            assert!(rejected.is_none(), "{}", rejected.unwrap());
             let policy = self.policy();
             let over = ["waiting", "paused"]
                 .iter()
                 .any(|state| train["state"] == **state);
             (policy != "base" && over).then_some(policy)
+        })
+    }
+
+    /// Waits for this number of ended stages, and returns their generations, the oldest first.
+    pub fn ended(&self, stages: usize) -> Vec<Value> {
+        self.wait_for_stage("the end of the stages", |_, generations| {
+            let over = generations.iter().filter(|one| one["state"] != "candidate");
+            (over.count() >= stages).then(|| generations.to_vec())
+        })
+    }
+
+    /// Returns the first value that `look` finds in the learner's state and the generations, the oldest first.
+    ///
+    /// # Panics
+    /// If learning fails, or `look` finds no value in time.
+    fn wait_for_stage<T>(&self, what: &str, look: impl Fn(&Value, &[Value]) -> Option<T>) -> T {
+        let begun = Instant::now();
+        wait_for(what, || {
+            let train = self.admin_get("/train");
+            assert_ne!(train["state"], "failed", "{train}");
+            let generations = self.admin_get("/generations");
+            let mut generations = generations["generations"].as_array().unwrap().clone();
+            generations.sort_by_key(|generation| generation["stage"].as_i64());
+            let found = look(&train, &generations);
+            let late = begun.elapsed() >= PATIENCE && found.is_none();
+            assert!(!late, "{what}: {train} {generations:?}");
+            found
         })
     }
 
