@@ -9,13 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sql::{Connection, Pool, sqlite_file};
-use sqlx::migrate::Migrator;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 use super::disk_space::Reserve;
+use super::migrations::MIGRATIONS;
 use super::{LogConfig, LogError, Result, private};
-
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// Returns the file of an SQLite URL as the prefix of an error message.
 fn of_file(url: &str) -> String {

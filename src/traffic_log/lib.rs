@@ -3,7 +3,8 @@
 //! | file | |
 //! |---|---|
 //! | `log`, `config`, `error` | the handle on a log and its stores; settings; errors |
-//! | `database` | the write connection, the readers, migrations |
+//! | `database` | the write connection and the readers |
+//! | `migrations` | the changes of the schema |
 //! | `record`, `records`, `writer` | the content of records; the queue; commits in batches |
 //! | `record_read`, `record_write`, `columns` | records from rows and to rows |
 //! | `idempotency`, `quota`, `disk_space` | repeated calls; limits in bytes; free space and the reserve |
@@ -38,6 +39,7 @@ mod id;
 mod idempotency;
 mod lease;
 mod log;
+mod migrations;
 mod model;
 mod private;
 mod prune;
