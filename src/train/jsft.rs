@@ -23,14 +23,13 @@ use super::batch::{MicroBatch, pack};
 use super::checkpoint::{CheckpointStore, TrainerState, load_weights, save_weights, write_json};
 use super::config::JsftConfig;
 use super::continued::LoraSettings;
-use super::interrupt;
 use super::lanes::Lanes;
 use super::manifest::RunManifest;
 use super::metrics::{MetricsLog, Progress, StepMetrics};
 use super::mixture::{Examples, TrainExample};
 use super::optim::Optimizer;
 use super::pass::Accumulator;
-use super::run::RunOptions;
+use super::run::{Cadence, RunOptions};
 use super::schedule::Schedule;
 use super::step::{BatchStats, forward_backward};
 use super::trainable::{Factors, Trainable};
@@ -158,6 +157,13 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     let mut interval = Interval::default();
     let first_step = at.state.step;
     let mut order = examples.order(config.order, config.seed, at.state.epoch);
+    let cadence = Cadence {
+        first: first_step,
+        total: total_steps,
+        log_every: config.log_every,
+        save_every: config.save_every,
+        stop_after: options.stop_after,
+    };
     let mut last = None;
     while at.state.step < total_steps {
         let batch: Vec<_> = take_batch(config, &examples, &mut order, &mut at.state)
@@ -172,26 +178,21 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         at.state.num_tokens += tokens;
         interval.add(&stats, update.grad_norm);
         progress.update(at.state.step, stats.loss, tokens);
-        let finished = at.state.step == total_steps;
-        if at.state.step % config.log_every == 0 || finished {
+        let due = cadence.after(at.state.step);
+        if due.log {
             let epoch = at.state.epoch as f64 + at.state.data_cursor as f64 / examples.len() as f64;
             let row = interval.row(&at.state, epoch, lr, progress.tokens_per_second());
             log.record(&row)?;
             last = Some(row);
         }
-        let stopping = options
-            .stop_after
-            .is_some_and(|n| at.state.step - first_step >= n)
-            || interrupt::stop_requested();
-        let due = config.save_every > 0 && at.state.step % config.save_every == 0;
-        if due || finished || stopping {
+        if due.save {
             store.save(at.state.step, |dir| {
                 save_weights(&dir.join(WEIGHTS), &trainable.vars)?;
                 optimizer.save(&dir.join(OPTIMIZER))?;
                 at.state.save(&dir.join(STATE))
             })?;
         }
-        if stopping && !finished {
+        if due.stop {
             break;
         }
     }
@@ -204,9 +205,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         write_template(&template, &dir)?;
         #[cfg(feature = "plots")]
         log.draw()?;
-        manifest.end();
-        manifest.write(&config.output_dir, config)?;
-        manifest.write(&dir, config)?;
+        manifest.end(&config.output_dir, &dir, config)?;
         Some(dir)
     } else {
         None

@@ -135,9 +135,19 @@ impl RunManifest {
         self.resumed.push(now);
     }
 
-    /// Records the end time.
-    pub fn end(&mut self) {
+    /// Records the end time, and writes the manifest beside the run's log and beside its result.
+    ///
+    /// # Errors
+    /// Same as [`RunManifest::write`].
+    pub fn end(
+        mut self,
+        output_dir: &Path,
+        result: &Path,
+        config: &impl Serialize,
+    ) -> Result<(), TrainError> {
         self.ended = Some(rfc3339(SystemTime::now()));
+        self.write(output_dir, config)?;
+        self.write(result, config)
     }
 
     /// Writes `config.toml` and `run_manifest.json` into `dir`.
@@ -211,18 +221,30 @@ mod tests {
         fs::write(&data, "{}\n{}\n").unwrap();
         let data = DataDigest::of(&data, 2).unwrap();
         assert_eq!(data.bytes, 6);
-        let mut manifest = RunManifest::begin(2, "cpu".to_owned(), vec![data]);
-        manifest.end();
+        let manifest = RunManifest::begin(2, "cpu".to_owned(), vec![data]);
         let config = Config {
             learning_rate: 2e-5,
         };
-        manifest.write(dir.path(), &config).unwrap();
-        let text = fs::read(dir.path().join(FILE)).unwrap();
-        let read: RunManifest = serde_json::from_slice(&text).unwrap();
-        assert_eq!(read, manifest);
-        assert!(read.ended.is_some());
-        let config = FileDigest::of(&dir.path().join("config.toml")).unwrap();
-        assert_eq!(read.config_sha256, config.sha256);
+        let result = dir.path().join("adapter");
+        fs::create_dir(&result).unwrap();
+        let begun = manifest.clone();
+        manifest.end(dir.path(), &result, &config).unwrap();
+        for dir in [dir.path(), &result] {
+            let text = fs::read(dir.join(FILE)).unwrap();
+            let read: RunManifest = serde_json::from_slice(&text).unwrap();
+            assert!(read.ended.is_some());
+            let config = FileDigest::of(&dir.join("config.toml")).unwrap();
+            assert_eq!(read.config_sha256, config.sha256);
+            let (ended, config_sha256) = (None, String::new());
+            assert_eq!(
+                RunManifest {
+                    ended,
+                    config_sha256,
+                    ..read
+                },
+                begun
+            );
+        }
     }
 
     #[test]

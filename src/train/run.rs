@@ -4,8 +4,8 @@ use std::path::Path;
 
 use candle_core::Device;
 
-use super::TrainError;
 use super::memory::Footprint;
+use super::{TrainError, interrupt};
 use kernels::device::available;
 use model::DecoderSpec;
 
@@ -37,6 +37,41 @@ impl RunOptions {
         match self.memory_check && self.device.is_cpu() {
             true => footprint.check(spec, available()),
             false => Ok(()),
+        }
+    }
+}
+
+/// The steps at which a run logs, saves and ends.
+pub(super) struct Cadence {
+    /// The step at which this process began.
+    pub first: u64,
+    /// The last step of the whole run.
+    pub total: u64,
+    pub log_every: u64,
+    /// With 0 only the last step is saved.
+    pub save_every: u64,
+    /// Limit on the steps of this process.
+    pub stop_after: Option<u64>,
+}
+
+/// The work that follows a step.
+pub(super) struct Due {
+    pub log: bool,
+    pub save: bool,
+    /// Whether this process ends here, though the run may not.
+    pub stop: bool,
+}
+
+impl Cadence {
+    /// Returns the work that follows step `step`, which is counted from 1.
+    pub fn after(&self, step: u64) -> Due {
+        let finished = step == self.total;
+        let reached = self.stop_after.is_some_and(|n| step - self.first >= n);
+        let stop = finished || reached || interrupt::stop_requested();
+        Due {
+            log: finished || step.is_multiple_of(self.log_every),
+            save: stop || (self.save_every > 0 && step.is_multiple_of(self.save_every)),
+            stop,
         }
     }
 }

@@ -15,12 +15,11 @@ use crate::checkpoint::{CheckpointStore, write_json};
 use crate::config::is_raw;
 use crate::continued::{LoraSettings, adapter_digest};
 use crate::digest::{model_digest, sha256_bytes};
-use crate::interrupt;
 use crate::manifest::RunManifest;
 use crate::memory::Footprint;
 use crate::metrics::{MetricsLog, Progress};
 use crate::mixture::Order;
-use crate::run::{self, RunLength, RunOptions};
+use crate::run::{self, Cadence, RunLength, RunOptions};
 use crate::{BaseWeights, TrainError};
 use judge::{Format, PlainText};
 use model::{ModelConfig, hub};
@@ -266,6 +265,13 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
     let mut progress = Progress::new(total_steps, first_step, options.quiet);
     let mut interval: Vec<StepReport> = Vec::new();
     let mut cursor = Cursor::at(config, examples.len(), trainer.state().num_pairs);
+    let cadence = Cadence {
+        first: first_step,
+        total: total_steps,
+        log_every: config.log_every,
+        save_every: config.save_every,
+        stop_after: options.stop_after,
+    };
     let mut last = None;
     while trainer.step() < total_steps {
         let batch = cursor.batch(config, &examples);
@@ -274,23 +280,18 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
         progress.update(report.step, report.loss, report.tokens);
         interval.push(report);
 
-        let finished = report.step == total_steps;
-        if report.step % config.log_every == 0 || finished {
+        let due = cadence.after(report.step);
+        if due.log {
             let (epoch, tokens) = (cursor.epochs(), trainer.state().num_tokens);
             let row = DpoMetrics::mean(&interval, epoch, tokens, progress.tokens_per_second());
             log.record(&row)?;
             last = Some(row);
             interval.clear();
         }
-        let stopping = options
-            .stop_after
-            .is_some_and(|n| report.step - first_step >= n)
-            || interrupt::stop_requested();
-        let due = config.save_every > 0 && report.step % config.save_every == 0;
-        if due || finished || stopping {
+        if due.save {
             store.save(report.step, |dir| trainer.save_state(dir))?;
         }
-        if stopping && !finished {
+        if due.stop {
             break;
         }
     }
@@ -302,9 +303,7 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
         trainer.adapter()?.save(&dir)?;
         #[cfg(feature = "plots")]
         log.draw()?;
-        manifest.end();
-        manifest.write(&config.output_dir, config)?;
-        manifest.write(&dir, config)?;
+        manifest.end(&config.output_dir, &dir, config)?;
         Some(dir)
     } else {
         None
