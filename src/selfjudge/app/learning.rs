@@ -131,11 +131,9 @@ impl Learning<'_> {
         );
         // If a generation cannot be loaded the base must serve anyway; `/train`, `/generations` and a metric show the problem.
         let _ = publisher.follow().await;
-        if let Some(set) = self.self_test {
+        if let (Some(set), true) = (self.self_test, learn.is_some()) {
             test_judge(&self.service, set).await?;
-            if learn.is_some() {
-                check_teacher(&self.service, self.allow_untrained)?;
-            }
+            check_teacher(&self.service, self.allow_untrained)?;
         }
         let (follows, restarts) = (publisher.clone(), self.metrics.tasks_restarted.clone());
         tasks.push(supervised("publisher", restarts, move || {

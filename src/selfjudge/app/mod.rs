@@ -28,7 +28,7 @@ pub use learning::{LearnOptions, OnDeath};
 use look::look_into;
 use memory::Footprint;
 pub use model_files::{ModelFiles, model_name};
-use self_test::{test_judge, watch_judge};
+use self_test::{test_judge, tested_at_the_start, watch_judge};
 use sizes::Sizes;
 use supervise::supervised;
 
@@ -289,7 +289,9 @@ impl App {
                 (None, None)
             }
         };
-        if let (Some(set), None) = (&self_test, service.judge().self_test()) {
+        if let (Some(set), None) = (&self_test, service.judge().self_test())
+            && tested_at_the_start(service.weights().decoder().spec())
+        {
             test_judge(&service, set).await?;
         }
 

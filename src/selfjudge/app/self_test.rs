@@ -3,7 +3,15 @@
 use super::{AppError, FOLLOW};
 use crate::judging::{SelfTest, SelfTestSet};
 use crate::service::Service;
-use model::{Role, WeightsName};
+use model::{DecoderSpec, Role, WeightsName};
+
+/// The parameters of the largest model whose self-test takes less than a second on two cores.
+const QUICK: usize = 50_000_000;
+
+/// Returns whether a server that does not learn tests this model before it listens. It tests a larger one while it serves.
+pub(super) fn tested_at_the_start(spec: &DecoderSpec) -> bool {
+    spec.num_parameters() <= QUICK
+}
 
 /// Tests the current judge, and logs a failure.
 ///
