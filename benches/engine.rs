@@ -161,7 +161,7 @@ impl Work {
         let count = |shape: [usize; 2]| (shape[0] * shape[1]) as f64;
         let layers = spec.num_layers() as f64;
         let block: f64 = spec
-            .block_linears()
+            .block_linears(0)
             .into_iter()
             .map(|(_, shape)| count(shape))
             .sum();

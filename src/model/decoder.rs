@@ -7,17 +7,14 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::block::{Block, norm, times};
 use super::packed::Packed;
 use super::parameters::ParameterSource;
-use super::{DecoderSpec, LayerRotation, LayerSpec, ModelError};
+use super::{DecoderSpec, ModelError};
 use kernels::{
-    attention::AttentionParams,
     logprob::Scores,
     nn::rotary::RotaryEmbedding,
-    nn::{
-        Adapted, AdaptedRows, Attention, AttentionBackend, Joint, Linear, Mlp, QkNorm, RmsNorm,
-        Rotation, Rotations,
-    },
+    nn::{Adapted, AdaptedRows, AttentionBackend, Linear, RmsNorm, Rotation, Rotations},
     soft_cap::soft_cap,
 };
 
@@ -33,74 +30,6 @@ pub struct Decoder {
     /// That of the spec's `rope`, and of its `local_rope` if there is one.
     rotaries: Arc<[RotaryEmbedding]>,
     device: Device,
-}
-
-/// One layer: attention and MLP, each added to the residual stream, with norms before or after them, or both.
-#[derive(Debug, Clone)]
-struct Block {
-    before_attention: Option<RmsNorm>,
-    attention: Attention,
-    after_attention: Option<RmsNorm>,
-    before_mlp: Option<RmsNorm>,
-    mlp: Mlp,
-    after_mlp: Option<RmsNorm>,
-    /// The factor of what is added to the residual stream.
-    multiplier: f64,
-}
-
-impl Block {
-    /// Computes the block. With `rows`, only those rows of the result are computed; keys and values are still computed from all of `x`.
-    fn forward(
-        &self,
-        x: &Tensor,
-        rows: Option<&Tensor>,
-        rotations: &[Rotation],
-        backend: &AttentionBackend<'_>,
-        adapted: Adapted<'_>,
-    ) -> candle_core::Result<Tensor> {
-        let normed = match &self.before_attention {
-            Some(norm) => norm.forward(x)?,
-            None => x.clone(),
-        };
-        let attention = &self.attention;
-        let attended = attention.forward(&normed, rows, rotations, backend, adapted)?;
-        let attended = self.added(attended, self.after_attention.as_ref())?;
-        let x = match rows {
-            Some(rows) => x.index_select(rows, 0)?,
-            None => x.clone(),
-        };
-        let (x, normed) = match &self.before_mlp {
-            Some(norm) => norm.forward_sum(&x, &attended)?,
-            None => {
-                let x = (x + attended)?;
-                (x.clone(), x)
-            }
-        };
-        let fed = self.mlp.forward(&normed, adapted.rows)?;
-        x + self.added(fed, self.after_mlp.as_ref())?
-    }
-
-    /// Returns what half of the block adds to the residual stream.
-    fn added(&self, y: Tensor, norm: Option<&RmsNorm>) -> candle_core::Result<Tensor> {
-        let y = match norm {
-            Some(norm) => norm.forward(&y)?,
-            None => y,
-        };
-        times(y, self.multiplier)
-    }
-}
-
-/// Returns `x` times a factor.
-fn times(x: Tensor, factor: f64) -> candle_core::Result<Tensor> {
-    if factor == 1.0 { Ok(x) } else { x * factor }
-}
-
-/// Returns a norm of this architecture.
-fn norm(spec: &DecoderSpec, weight: Tensor) -> candle_core::Result<RmsNorm> {
-    match spec.norms_around_one {
-        true => RmsNorm::around_one(weight, spec.rms_norm_eps),
-        false => Ok(RmsNorm::new(weight, spec.rms_norm_eps)),
-    }
 }
 
 impl Decoder {
@@ -181,9 +110,7 @@ impl Decoder {
 
     /// Returns whether a step of this many tokens uses the whole device, rather than one thread of a CPU.
     pub fn spreads(&self, tokens: usize) -> bool {
-        // All blocks have the same shape.
-        let block = self.blocks.first();
-        block.is_some_and(|block| block.mlp.spreads(tokens))
+        self.blocks.iter().any(|block| block.spreads(tokens))
     }
 
     /// Returns the bytes of the weight matrices.
@@ -359,106 +286,4 @@ impl Decoder {
             sin: tensor(sin)?,
         })
     }
-}
-
-impl Block {
-    fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.attention.linears().chain(self.mlp.linears())
-    }
-
-    fn bytes(&self) -> usize {
-        self.linears().map(Linear::bytes).sum()
-    }
-
-    fn new(
-        spec: &DecoderSpec,
-        layer: usize,
-        source: &mut dyn ParameterSource,
-    ) -> Result<Self, ModelError> {
-        let prefix = format!("model.layers.{layer}");
-        let mut linears = Vec::new();
-        for (within, shape) in spec.block_linears() {
-            let path = format!("{prefix}.{within}");
-            let place = spec.linear_place(&path);
-            let linear = source.linear(&path, shape, spec.has_bias(within))?;
-            linears.push(linear.at(place.expect("a block's layer has a place; this is a bug")));
-        }
-        let (qkv, o, gate_up, down) = joined(spec, linears);
-        let mut norm_of = |name: &str, size: usize| -> Result<RmsNorm, ModelError> {
-            let weight = source.tensor(&format!("{prefix}.{name}.weight"), &[size])?;
-            Ok(norm(spec, weight)?)
-        };
-        let qk_norm = match spec.qk_norm.zip(spec.qk_norm_sizes()) {
-            Some((width, [q, k])) => Some(QkNorm {
-                q: norm_of("self_attn.q_norm", q)?,
-                k: norm_of("self_attn.k_norm", k)?,
-                width,
-            }),
-            None => None,
-        };
-        let LayerSpec {
-            sliding_window,
-            rotation,
-        } = spec.layers[layer];
-        let names = spec.norms.names();
-        let mut block_norm = |name: Option<&str>| {
-            let norm = name.map(|name| norm_of(name, spec.hidden_size));
-            norm.transpose()
-        };
-        Ok(Self {
-            before_attention: block_norm(names.before_attention)?,
-            after_attention: block_norm(names.after_attention)?,
-            before_mlp: block_norm(names.before_mlp)?,
-            after_mlp: block_norm(names.after_mlp)?,
-            attention: Attention {
-                layer,
-                qkv,
-                o,
-                qk_norm,
-                heads: spec.num_heads,
-                kv_heads: spec.num_kv_heads,
-                head_dim: spec.head_dim,
-                rotation: rotation.map(|rotation| match rotation {
-                    LayerRotation::Global => 0,
-                    LayerRotation::Local => 1,
-                }),
-                params: AttentionParams {
-                    scale: spec.attention_scale,
-                    window: sliding_window,
-                    soft_cap: spec.attention_soft_cap,
-                },
-            },
-            mlp: Mlp {
-                gate_up,
-                down,
-                activation: spec.hidden_act,
-            },
-            multiplier: spec.multipliers.residual,
-        })
-    }
-}
-
-/// Returns the projections to q, k and v, the output projection, those to gate and up, and that down.
-fn joined(spec: &DecoderSpec, linears: Vec<Linear>) -> (Joint<3>, Linear, Joint<2>, Linear) {
-    const COUNT: &str = "a block has its linear layers; this is a bug";
-    if spec.fused_projections {
-        let (q, kv) = (
-            spec.num_heads * spec.head_dim,
-            spec.num_kv_heads * spec.head_dim,
-        );
-        let [qkv, o, gate_up, down] = <[Linear; 4]>::try_from(linears).expect(COUNT);
-        return (
-            Joint::fused(qkv, [q, kv, kv]),
-            o,
-            Joint::fused(gate_up, [spec.intermediate_size; 2]),
-            down,
-        );
-    }
-    let [q, k, v, o, gate, up, down] = <[Linear; 7]>::try_from(linears).expect(COUNT);
-    (
-        Joint::separate([q, k, v]),
-        o,
-        Joint::separate([gate, up]),
-        down,
-    )
 }

@@ -9,6 +9,9 @@ use kernels::linear::{Grid, PackedLinear, WeightFormat, choose};
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
 
+/// The end of the name of a mixture's router, which chooses the experts and is always f32.
+const ROUTER: &str = ".mlp.gate.weight";
+
 /// How a matrix is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
@@ -22,8 +25,11 @@ impl Kept {
     /// Returns how this matrix is kept if all are asked for in the format `asked`. Without it a matrix keeps the form that the checkpoint
     /// has, or the nearest one: bf16 stays bf16, f16 and f32 become f32, and blocks of a GGUF file stay their integers, or become int8 if
     /// groups of 32 do not hold them. Integers of the width that is asked for are kept, too. The embedding and the head of a model in int4 are
-    /// int8.
+    /// int8; a router is f32.
     pub fn of(checkpoint: &Checkpoint, name: &str, asked: Option<WeightFormat>) -> Self {
+        if name.ends_with(ROUTER) {
+            return Self::In(WeightFormat::F32);
+        }
         let stored = checkpoint.dtype(name).unwrap_or(DType::F32);
         let asked = match asked {
             Some(WeightFormat::Int4) if [EMBEDDING, HEAD].contains(&name) => {

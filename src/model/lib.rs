@@ -2,6 +2,7 @@
 
 pub mod adapter;
 mod arch;
+mod block;
 mod config;
 mod decoder;
 mod error;
@@ -21,7 +22,8 @@ mod stored;
 pub mod weights;
 
 pub use arch::{
-    Activation, Architecture, DecoderSpec, LayerRotation, LayerSpec, Multipliers, NormPlacement,
+    Activation, Architecture, DecoderSpec, ExpertsSpec, LayerRotation, LayerSpec, Multipliers,
+    NormPlacement,
 };
 pub use config::ModelConfig;
 pub use decoder::Decoder;

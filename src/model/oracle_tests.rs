@@ -1,8 +1,14 @@
 //! The decoder against `candle-transformers`, an implementation that shares no code with it above candle's tensors.
 //!
 //! Random checkpoints go through both. Compared are the logits after the last token of sequences of several lengths, alone and as the
-//! last of a packed batch. Left out are the Gemmas, and what the other implementation does in another way than transformers, which
-//! `tests/fixtures/arch` covers: windows (there a token sees one token more), LongRoPE and Granite's multipliers.
+//! last of a packed batch. Left out is what the other implementation does in another way than transformers, which `tests/fixtures/arch`
+//! covers:
+//!
+//! - windows: there a token sees one token more, all layers of Gemma 2 have one, and Gemma 3's cannot be shorter than the sequence;
+//! - more than one head of keys in Gemma 3, which that implementation cannot put into its cache;
+//! - `query_pre_attn_scalar` of Gemma 2 and 3: scores are always divided by the root of the head's dimension;
+//! - scaled rotations of Gemma 3, LongRoPE, and Granite's multipliers;
+//! - `mlp_only_layers` of Qwen3-MoE.
 
 use std::collections::HashMap;
 
@@ -94,9 +100,25 @@ macro_rules! oracle {
     };
 }
 
+fn gemma(config: &Value, weights: VarBuilder<'static>, ids: &Tensor) -> Result<Tensor> {
+    models::gemma::Model::new(false, &read(config), weights)?.forward(ids, 0)
+}
+
+fn gemma2(config: &Value, weights: VarBuilder<'static>, ids: &Tensor) -> Result<Tensor> {
+    let mut config = config.clone();
+    let window = config["sliding_window"].as_u64().expect("a window");
+    config["sliding_window"] = (window - 1).into();
+    models::gemma2::Model::new(false, &read(&config), weights)?.forward(ids, 0)
+}
+
+fn gemma3(config: &Value, weights: VarBuilder<'static>, ids: &Tensor) -> Result<Tensor> {
+    models::gemma3::Model::new(false, &read(config), weights)?.forward(ids, 0)
+}
+
 oracle!(mistral, Model);
 oracle!(qwen2, ModelForCausalLM);
 oracle!(qwen3, ModelForCausalLM);
+oracle!(qwen3_moe, ModelForCausalLM);
 oracle!(phi3, Model);
 oracle!(olmo2, Model);
 
@@ -185,6 +207,49 @@ fn qwens_are_those_of_another_implementation() {
     qwen("Qwen2ForCausalLM", true, qwen2, 6);
     qwen("Qwen3ForCausalLM", false, qwen3, 7);
     qwen("Qwen3ForCausalLM", true, qwen3, 8);
+}
+
+#[test]
+fn a_mixture_of_experts_is_that_of_another_implementation() {
+    let config = json!({"use_sliding_window": false, "sliding_window": 64, "max_window_layers": 3, "head_dim": 16, "num_experts": 6,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 20, "decoder_sparse_step": 1, "norm_topk_prob": true});
+    let moe = |changes: Value, seed: u64| {
+        let mut config = config.clone();
+        for (key, value) in changes.as_object().expect("an object") {
+            config[key] = value.clone();
+        }
+        compare("Qwen3MoeForCausalLM", config, qwen3_moe, seed);
+    };
+    moe(json!({}), 9);
+    moe(
+        json!({"norm_topk_prob": false, "num_experts_per_tok": 3}),
+        10,
+    );
+    // The second layer alone has experts.
+    moe(
+        json!({"decoder_sparse_step": 2, "num_experts_per_tok": 1}),
+        11,
+    );
+}
+
+#[test]
+fn gemmas_are_those_of_another_implementation() {
+    let gelu = json!("gelu_pytorch_tanh");
+    let shape = json!({"hidden_act": gelu, "head_dim": 10, "tie_word_embeddings": true});
+    compare("GemmaForCausalLM", shape, gemma, 16);
+    let soft = |changes: Value| {
+        let mut config = json!({"hidden_activation": gelu, "head_dim": 10, "query_pre_attn_scalar": 10, "tie_word_embeddings": true,
+            "final_logit_softcapping": 2.5});
+        for (key, value) in changes.as_object().expect("an object") {
+            config[key] = value.clone();
+        }
+        config
+    };
+    let sliding = ["sliding_attention"; 3];
+    let two = json!({"attn_logit_softcapping": 1.5, "sliding_window": 9, "layer_types": sliding});
+    compare("Gemma2ForCausalLM", soft(two), gemma2, 17);
+    let three = json!({"num_key_value_heads": 1, "sliding_window": 64, "sliding_window_pattern": 2, "rope_theta": 1000.0, "rope_local_base_freq": 10.0});
+    compare("Gemma3ForCausalLM", soft(three), gemma3, 18);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::kept::{EMBEDDING, HEAD};
-use super::{DecoderSpec, ModelError};
+use super::{DecoderSpec, ExpertsSpec, ModelError};
 use kernels::nn::{Linear, Lora, QkNormWidth};
 
 /// A source of the decoder's tensors: a checkpoint on disk, or a trainer's variables.
@@ -45,8 +45,26 @@ pub trait ParameterSource {
 }
 
 impl DecoderSpec {
-    /// Returns the shape `[out, in]` of every linear layer of a block, with its path within the block.
-    pub fn block_linears(&self) -> Vec<(&'static str, [usize; 2])> {
+    /// Returns the shape `[out, in]` of every linear layer of a block that an adapter may change, with its path within the block: all but
+    /// those of experts and their router.
+    pub fn block_linears(&self, layer: usize) -> Vec<(&'static str, [usize; 2])> {
+        let mut linears = self.dense_linears();
+        if self.experts_of(layer).is_some() {
+            linears.retain(|(path, _)| path.starts_with("self_attn."));
+        }
+        linears
+    }
+
+    /// Returns the full path (`model.layers.0.mlp.up_proj`) and the shape of every such layer of the model, in its order.
+    pub fn linears(&self) -> impl Iterator<Item = (String, [usize; 2])> + '_ {
+        (0..self.num_layers()).flat_map(|layer| {
+            let linears = self.block_linears(layer).into_iter();
+            linears.map(move |(path, shape)| (format!("model.layers.{layer}.{path}"), shape))
+        })
+    }
+
+    /// Returns the linear layers of a block without experts.
+    fn dense_linears(&self) -> Vec<(&'static str, [usize; 2])> {
         let (hidden, ffn) = (self.hidden_size, self.intermediate_size);
         let (q, kv) = (
             self.num_heads * self.head_dim,
@@ -94,10 +112,18 @@ impl DecoderSpec {
             {
                 add(&format!("{name}.weight"), vec![hidden]);
             }
-            for (path, shape) in self.block_linears() {
+            for (path, shape) in self.block_linears(layer) {
                 add(&format!("{path}.weight"), shape.to_vec());
                 if self.has_bias(path) {
                     add(&format!("{path}.bias"), vec![shape[0]]);
+                }
+            }
+            if let Some(experts) = self.experts_of(layer) {
+                let router = format!("{}.weight", ExpertsSpec::ROUTER);
+                add(&router, experts.router(hidden).to_vec());
+                let of_all = (0..experts.count).flat_map(|number| experts.linears(number, hidden));
+                for (path, shape) in of_all {
+                    add(&format!("{path}.weight"), shape.to_vec());
                 }
             }
             if let Some([q, k]) = self.qk_norm_sizes() {
@@ -126,26 +152,28 @@ impl DecoderSpec {
 
     /// Returns the shape `[out, in]` of the linear layer at this full path (`model.layers.0.mlp.up_proj`), if there is one.
     pub fn linear_shape(&self, path: &str) -> Option<[usize; 2]> {
-        let linears = self.block_linears();
-        let place = self.linear_place(path)?;
-        Some(linears[place % linears.len()].1)
+        Some(self.linear_at(path)?.1)
     }
 
-    /// Returns the index of the linear layer at this full path among all of the model, block by block.
+    /// Returns the place of the linear layer at this full path: a number of its own, below [`Self::num_places`].
     pub fn linear_place(&self, path: &str) -> Option<usize> {
+        Some(self.linear_at(path)?.0)
+    }
+
+    fn linear_at(&self, path: &str) -> Option<(usize, [usize; 2])> {
         let (layer, within) = path.strip_prefix("model.layers.")?.split_once('.')?;
         let layer = layer
             .parse::<usize>()
             .ok()
             .filter(|&layer| layer < self.num_layers())?;
-        let linears = self.block_linears();
+        let linears = self.block_linears(layer);
         let at = linears.iter().position(|(name, _)| *name == within)?;
-        Some(layer * linears.len() + at)
+        Some((layer * self.dense_linears().len() + at, linears[at].1))
     }
 
-    /// Returns the number of linear layers in all blocks.
-    pub fn num_linears(&self) -> usize {
-        self.num_layers() * self.block_linears().len()
+    /// Returns the number of places of linear layers; a block with experts leaves some empty.
+    pub fn num_places(&self) -> usize {
+        self.num_layers() * self.dense_linears().len()
     }
 
     /// Returns whether the linear layer at this path within a block has a bias.

@@ -145,6 +145,14 @@ impl FrozenBase {
         &self.device
     }
 
+    /// Returns the type of the weights; see [`Decoder::weights`].
+    ///
+    /// # Errors
+    /// As [`Self::decoder`].
+    pub fn weights(&self) -> Result<String, TrainError> {
+        Ok(self.decoder(None)?.weights())
+    }
+
     /// Returns the Frobenius norm of a linear layer's weight, by the layer's path.
     ///
     /// # Errors
@@ -372,12 +380,6 @@ impl Adapter {
 
 /// Returns the linear layers that an adapter of this configuration changes, with their shapes `[out, in]`, in the model's order.
 pub(super) fn lora_layers(spec: &DecoderSpec, config: &LoraConfig) -> Vec<(String, [usize; 2])> {
-    (0..spec.num_layers())
-        .flat_map(|layer| {
-            spec.block_linears()
-                .into_iter()
-                .map(move |(linear, shape)| (format!("model.layers.{layer}.{linear}"), shape))
-        })
-        .filter(|(path, _)| config.targets(path))
-        .collect()
+    let linears = spec.linears();
+    linears.filter(|(path, _)| config.targets(path)).collect()
 }

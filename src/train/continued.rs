@@ -112,13 +112,7 @@ impl Adapter {
     /// Returns the names of the layers that have factors: of a kind of layer if all layers of that kind have them, otherwise of each
     /// layer.
     fn trained_modules(&self, spec: &DecoderSpec) -> Vec<String> {
-        let linears: Vec<String> = (0..spec.num_layers())
-            .flat_map(|layer| {
-                let linears = spec.block_linears().into_iter();
-                linears.map(move |(name, _)| (layer, name))
-            })
-            .map(|(layer, name)| format!("model.layers.{layer}.{name}"))
-            .collect();
+        let linears: Vec<String> = spec.linears().map(|(path, _)| path).collect();
         let kind = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
         let mut kinds: Vec<String> = Vec::new();
         for path in &linears {

@@ -68,7 +68,7 @@ impl Footprint {
 /// input and one block's results), and the logits.
 pub fn kept_activations(spec: &DecoderSpec, tokens: usize, recompute: bool) -> u64 {
     let heads = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim;
-    let block = (3 * spec.hidden_size + heads + 2 * spec.intermediate_size) as u64;
+    let block = (3 * spec.hidden_size + heads + spec.mlp_row()) as u64;
     let layers = spec.num_layers() as u64;
     let blocks = match recompute {
         true => layers
@@ -89,11 +89,11 @@ fn parameter_count(spec: &DecoderSpec) -> u64 {
         (spec.num_kv_heads * spec.head_dim) as u64,
     );
     let attention = hidden.saturating_mul(2 * queries + 2 * keys);
-    let mlp = hidden.saturating_mul(3 * spec.intermediate_size as u64);
     let embeddings = hidden.saturating_mul(spec.vocab_size as u64);
     let tables = if spec.tie_word_embeddings { 1 } else { 2 };
     (spec.num_layers() as u64)
-        .saturating_mul(attention.saturating_add(mlp))
+        .saturating_mul(attention)
+        .saturating_add(spec.mlp_weights())
         .saturating_add(embeddings.saturating_mul(tables))
 }
 

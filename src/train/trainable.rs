@@ -51,7 +51,11 @@ pub fn check_targets(spec: &DecoderSpec, config: &LoraConfig) -> Result<(), Trai
     });
     if let Some(name) = unknown {
         return Err(TrainError::Config(format!(
-            "lora.target_modules contains `{name}`, which is not a linear layer of the decoder"
+            "lora.target_modules contains `{name}`, which is not a linear layer of the decoder{}",
+            match spec.experts.is_some() {
+                true => " that can be adapted (experts and routers cannot)",
+                false => "",
+            }
         )));
     }
     if layers.is_empty() {

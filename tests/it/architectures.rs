@@ -79,19 +79,29 @@ fn the_gradients_of_every_architecture_predict_the_loss() {
                 var.set(&moved).unwrap();
                 gradients(false).0
             };
-            let measured = (loss_at(step) - loss_at(-step)) / (2.0 * step);
+            // Within a step a router may send a token to another expert, and the loss jumps: then shorter steps are measured.
+            let shorter: &[f64] = match decoder.spec().experts {
+                Some(_) => &[1.0, 8.0, 32.0],
+                None => &[1.0],
+            };
+            let measured = shorter.iter().map(|by| {
+                let step = step / by;
+                let measured = (loss_at(step) - loss_at(-step)) / (2.0 * step);
+                let bound = 0.03 * slope + 2e-6 / step;
+                ((measured - slope).abs() < bound, measured)
+            });
+            let measured: Vec<(bool, f64)> = measured.collect();
             var.set(&before).unwrap();
-            let bound = 0.03 * slope + 2e-6 / step;
             assert!(
-                (measured - slope).abs() < bound,
-                "{name}: along the gradient of {path} the loss changes by {measured}, and the gradient says {slope}"
+                measured.iter().any(|(near, _)| *near),
+                "{name}: along the gradient of {path} the loss changes by {measured:?}, and the gradient says {slope}"
             );
         }
     }
 }
 
 /// Replaces an adapter's factors, whose updates are zero, by others.
-fn disturbed(base: &FrozenBase, config: LoraConfig) -> Adapter {
+pub fn disturbed(base: &FrozenBase, config: LoraConfig) -> Adapter {
     let trainable = Trainable::adapter(base, config, Factors::Fresh { seed: 3 }).unwrap();
     for (at, (_, var)) in trainable.vars.iter().enumerate() {
         let count = var.elem_count();
@@ -110,6 +120,11 @@ fn set(var: &Var, values: Vec<f32>) {
 
 /// Gives a fixture the tokenizer that a server needs.
 fn served(dir: &Path) -> LanguageModel {
+    served_with(dir, &LoadOptions::default())
+}
+
+/// [`served`] with other options.
+pub fn served_with(dir: &Path, options: &LoadOptions) -> LanguageModel {
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -117,7 +132,7 @@ fn served(dir: &Path) -> LanguageModel {
     }
     let tokenizer = data("stories260k").join("tokenizer.json");
     std::fs::copy(tokenizer, copy.path().join("tokenizer.json")).unwrap();
-    LanguageModel::load(copy.path(), &LoadOptions::default()).unwrap()
+    LanguageModel::load(copy.path(), options).unwrap()
 }
 
 #[test]
@@ -129,17 +144,21 @@ fn an_adapter_of_all_layers_is_trained_saved_served_and_merged_alike() {
         "granite",
         "gemma2",
         "gemma3",
+        "qwen3_moe",
+        "qwen3_moe_step",
     ] {
         let dir = fixture("arch").join(name);
         let base = FrozenBase::load(&dir, &Device::Cpu).unwrap();
         let adapter = disturbed(&base, LoraConfig::default());
         let modules = &adapter.config.target_modules;
-        match name.starts_with("phi3") {
-            true => assert_eq!(
+        match name {
+            "phi3" | "phi3_longrope" => assert_eq!(
                 *modules,
                 ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
             ),
-            false => assert_eq!(modules.len(), 7),
+            // Experts are not adapted; some layers of the other fixture have none.
+            "qwen3_moe" => assert_eq!(*modules, ["q_proj", "k_proj", "v_proj", "o_proj"]),
+            _ => assert_eq!(modules.len(), 7),
         }
         let saved = tempfile::tempdir().unwrap();
         adapter.save(saved.path()).unwrap();
@@ -154,8 +173,8 @@ fn an_adapter_of_all_layers_is_trained_saved_served_and_merged_alike() {
         merge(&dir, saved.path(), &out).unwrap();
         let merged = dense(&decoder(&out), &[ids]);
         // Weights in bf16 are rounded by the merge.
-        let bound = match base.spec().architecture.class_name() {
-            "Olmo2ForCausalLM" | "Gemma2ForCausalLM" | "Gemma3ForCausalLM" => 1e-4,
+        let bound = match name {
+            "olmo2" | "gemma2" | "gemma3" | "qwen3_moe_step" => 1e-4,
             _ => 0.2,
         };
         let d = difference(&merged, &trained);

@@ -311,7 +311,7 @@ fn what_is_not_supported_is_refused_by_its_kind_in_one_line() {
         ("FalconMambaForCausalLM", "a recurrent or state-space model"),
         ("RwkvForCausalLM", "a recurrent or state-space model"),
         ("MixtralForCausalLM", "a mixture of experts"),
-        ("Qwen3MoeForCausalLM", "a mixture of experts"),
+        ("Qwen2MoeForCausalLM", "a mixture of experts"),
         ("DeepseekV3ForCausalLM", "a mixture of experts"),
         ("GptOssForCausalLM", "a mixture of experts"),
         ("OlmoeForCausalLM", "a mixture of experts"),

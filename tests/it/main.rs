@@ -9,6 +9,7 @@ mod corrupt;
 mod dashboards;
 mod data_dir;
 mod dpo;
+mod experts;
 mod fuzz;
 mod gguf;
 mod http;

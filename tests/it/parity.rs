@@ -102,7 +102,7 @@ pub fn architectures() -> Vec<std::path::PathBuf> {
         .map(|entry| entry.unwrap().path())
         .collect();
     dirs.sort();
-    assert!(dirs.len() >= 23, "{} fixtures", dirs.len());
+    assert!(dirs.len() >= 25, "{} fixtures", dirs.len());
     dirs
 }
 

@@ -3,6 +3,8 @@
 mod adapter;
 mod attention;
 mod dropout;
+mod experts;
+mod feed_forward;
 mod joint;
 mod linear;
 mod mlp;
@@ -14,6 +16,8 @@ pub use attention::{
     Adapted, Attention, AttentionBackend, QkNorm, QkNormWidth, Rotation, Rotations,
 };
 pub use dropout::{Dropout, with_dropout};
+pub use experts::Experts;
+pub use feed_forward::FeedForward;
 pub use joint::Joint;
 pub use linear::{Linear, Lora};
 pub use mlp::Mlp;

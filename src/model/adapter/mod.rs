@@ -144,7 +144,13 @@ pub fn check_fit(
 ) -> Result<(), AdapterError> {
     for (layer, pair) in weights {
         let [outputs, inputs] = base(layer).ok_or_else(|| {
-            AdapterError::Tensor(format!("the base model has no layer for `{PREFIX}{layer}`"))
+            let name = format!("`{PREFIX}{layer}`");
+            AdapterError::Tensor(match adapts_experts(layer) {
+                true => format!(
+                    "{name} changes a mixture of experts, which is not supported: adapt the layers of attention"
+                ),
+                false => format!("the base model has no layer for {name}"),
+            })
         })?;
         if pair.a.dim(1)? != inputs || pair.b.dim(0)? != outputs {
             return Err(AdapterError::Tensor(format!(
@@ -155,6 +161,11 @@ pub fn check_fit(
         }
     }
     Ok(())
+}
+
+/// Returns whether the path is that of an expert or a router.
+fn adapts_experts(path: &str) -> bool {
+    path.contains(".mlp.experts.") || path.ends_with(".mlp.gate")
 }
 
 /// Errors unless all values of an f32 tensor are finite.

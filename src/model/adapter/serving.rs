@@ -22,7 +22,7 @@ pub fn for_serving(
 ) -> Result<Adapter, AdapterError> {
     let spec = base.spec();
     check_fit(weights, |path| spec.linear_shape(path))?;
-    let mut places = vec![None; spec.num_linears()];
+    let mut places = vec![None; spec.num_places()];
     for (path, pair) in weights {
         let (rank, of_b) = (pair.a.dim(0)?, pair.b.dim(1)?);
         if rank != config.rank(path) || of_b != rank {

@@ -14,6 +14,7 @@ pub enum Architecture {
     Mistral,
     Qwen2,
     Qwen3,
+    Qwen3Moe,
     SmolLm3,
     Olmo2,
     Phi3,
@@ -38,11 +39,12 @@ pub(super) struct Defaults {
 }
 
 impl Architecture {
-    pub const ALL: [Architecture; 11] = [
+    pub const ALL: [Architecture; 12] = [
         Self::Llama,
         Self::Mistral,
         Self::Qwen2,
         Self::Qwen3,
+        Self::Qwen3Moe,
         Self::SmolLm3,
         Self::Olmo2,
         Self::Phi3,
@@ -59,6 +61,7 @@ impl Architecture {
             Self::Mistral => "MistralForCausalLM",
             Self::Qwen2 => "Qwen2ForCausalLM",
             Self::Qwen3 => "Qwen3ForCausalLM",
+            Self::Qwen3Moe => "Qwen3MoeForCausalLM",
             Self::SmolLm3 => "SmolLM3ForCausalLM",
             Self::Olmo2 => "Olmo2ForCausalLM",
             Self::Phi3 => "Phi3ForCausalLM",
@@ -76,6 +79,7 @@ impl Architecture {
             Self::Mistral => "mistral",
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
+            Self::Qwen3Moe => "qwen3_moe",
             Self::SmolLm3 => "smollm3",
             Self::Olmo2 => "olmo2",
             Self::Phi3 => "phi3",
@@ -133,7 +137,7 @@ impl Architecture {
 
     pub(super) fn qk_norm(self) -> Option<QkNormWidth> {
         match self {
-            Self::Qwen3 | Self::Gemma3 => Some(QkNormWidth::Head),
+            Self::Qwen3 | Self::Qwen3Moe | Self::Gemma3 => Some(QkNormWidth::Head),
             Self::Olmo2 => Some(QkNormWidth::Projection),
             _ => None,
         }
@@ -181,6 +185,11 @@ impl Architecture {
             Self::Qwen3 => Defaults {
                 kv_heads: Some(32),
                 head_dim: Some(128),
+                positions: 32768,
+                ..llama
+            },
+            Self::Qwen3Moe => Defaults {
+                kv_heads: Some(4),
                 positions: 32768,
                 ..llama
             },

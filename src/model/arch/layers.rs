@@ -1,15 +1,17 @@
-//! The settings that differ between layers: sliding windows, and rotations.
+//! The settings that differ between layers: sliding windows, rotations, and experts.
 
 use super::{Architecture, LayerRotation, LayerSpec, MAX_POSITIONS, MAX_WIDTH};
 use crate::config::Fields;
 use crate::error::ModelError;
 
+/// Returns the settings of each layer; `experts` are those of the layers that have experts.
 pub(super) fn layers(
     fields: &Fields,
     architecture: Architecture,
-    num_layers: usize,
+    experts: &[bool],
 ) -> Result<Vec<LayerSpec>, ModelError> {
     use Architecture as A;
+    let num_layers = experts.len();
     let rotated = match architecture {
         A::SmolLm3 => smollm3_rotated(fields, num_layers)?,
         _ => vec![true; num_layers],
@@ -26,6 +28,7 @@ pub(super) fn layers(
             let window = enabled_window(fields, Some(4096))?;
             windows_by_layer(fields, num_layers, window, |layer| layer >= first)?
         }
+        A::Qwen3Moe => vec![enabled_window(fields, Some(4096))?; num_layers],
         A::SmolLm3 => {
             let window = enabled_window(fields, None)?;
             windows_by_layer(fields, num_layers, window, |layer| !rotated[layer])?
@@ -36,15 +39,17 @@ pub(super) fn layers(
             alternating_windows(fields, num_layers, pattern.unwrap_or(6))?
         }
     };
-    let layer = |(sliding_window, rotated): (Option<usize>, bool)| LayerSpec {
+    let layer = |((sliding_window, rotated), &experts): ((Option<usize>, bool), &bool)| LayerSpec {
         sliding_window,
+        experts,
         rotation: match (rotated, architecture, sliding_window) {
             (false, ..) => None,
             (true, A::Gemma3, Some(_)) => Some(LayerRotation::Local),
             (true, ..) => Some(LayerRotation::Global),
         },
     };
-    Ok(windows.into_iter().zip(rotated).map(layer).collect())
+    let layers = windows.into_iter().zip(rotated).zip(experts);
+    Ok(layers.map(layer).collect())
 }
 
 fn window(fields: &Fields, default: Option<usize>) -> Result<Option<usize>, ModelError> {

@@ -5,6 +5,7 @@
 //! inside the program every spec is valid.
 
 mod architecture;
+mod experts;
 mod layers;
 mod unsupported;
 
@@ -12,6 +13,7 @@ use candle_core::DType;
 use half::{bf16, f16};
 
 pub use self::architecture::Architecture;
+pub use self::experts::ExpertsSpec;
 pub(super) use self::unsupported::described;
 use super::config::Fields;
 use super::error::ModelError;
@@ -32,6 +34,8 @@ pub struct DecoderSpec {
     /// `num_heads * head_dim` need not equal `hidden_size`.
     pub head_dim: usize,
     pub intermediate_size: usize,
+    /// The experts of the layers that have them in place of an MLP.
+    pub experts: Option<ExpertsSpec>,
     pub vocab_size: usize,
     pub rms_norm_eps: f64,
     /// The places of the norms in a block.
@@ -141,6 +145,8 @@ pub struct LayerSpec {
     pub sliding_window: Option<usize>,
     /// `None` for SmolLM3's NoPE layers: q and k are not rotated.
     pub rotation: Option<LayerRotation>,
+    /// Whether the layer has the model's experts in place of an MLP.
+    pub experts: bool,
 }
 
 /// The rotation of a layer.
@@ -233,6 +239,7 @@ impl DecoderSpec {
             },
         )?;
         let (attention_soft_cap, logits_soft_cap) = soft_caps(fields, architecture)?;
+        let (experts, with_experts) = experts::read(fields, architecture, num_layers)?;
         Ok(Self {
             architecture,
             hidden_size,
@@ -240,6 +247,7 @@ impl DecoderSpec {
             num_kv_heads,
             head_dim,
             intermediate_size: fields.size("intermediate_size", MAX_WIDTH)?,
+            experts,
             vocab_size: fields.size("vocab_size", MAX_WIDTH)?,
             rms_norm_eps,
             norms: architecture.norms(),
@@ -258,7 +266,7 @@ impl DecoderSpec {
             local_rope,
             max_position_embeddings,
             hidden_act: activation(fields, architecture, defaults.activation)?,
-            layers: layers::layers(fields, architecture, num_layers)?,
+            layers: layers::layers(fields, architecture, &with_experts)?,
         })
     }
 }

@@ -25,7 +25,7 @@ const KINDS: [Kind; 6] = [
         ],
     },
     Kind {
-        what: "a mixture of experts: use a dense model",
+        what: "a mixture of experts: use Qwen3-MoE or a dense model",
         parts: &[
             "moe",
             "mixtral",

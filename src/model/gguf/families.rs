@@ -32,6 +32,11 @@ pub(super) fn keys(architecture: Architecture) -> &'static [&'static str] {
             "residual_scale",
         ],
         Architecture::Phi3 => &["attention.sliding_window", "rope.scaling.attn_factor"],
+        Architecture::Qwen3Moe => &[
+            "expert_count",
+            "expert_feed_forward_length",
+            "expert_used_count",
+        ],
         _ => &[],
     }
 }
@@ -103,6 +108,16 @@ pub(super) fn add(
                 config.insert("original_max_position_embeddings".into(), original.into());
             }
             add_longrope(keys, config)?;
+        }
+        Architecture::Qwen3Moe => {
+            for (field, key) in [
+                ("num_experts", "expert_count"),
+                ("num_experts_per_tok", "expert_used_count"),
+                ("moe_intermediate_size", "expert_feed_forward_length"),
+            ] {
+                config.insert(field.into(), keys.required(key)?.into());
+            }
+            config.insert("norm_topk_prob".into(), true.into());
         }
         _ => {}
     }

@@ -18,6 +18,7 @@
 
 mod config;
 mod cursor;
+mod experts;
 mod families;
 mod groups;
 mod kinds;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, quantized::GgmlDType};
 
+use super::experts::{MAX_MATRICES, Stack};
 use super::{BlockFormat, GgufFile, TensorPlace};
 use crate::Architecture;
 use crate::arch::described;
@@ -18,7 +19,7 @@ pub(super) const LONGROPE_FACTORS: [&str; 2] =
     ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// The supported architectures, by `general.architecture`. Mistral's models are `llama` there.
-const ARCHITECTURES: [(&str, Architecture); 10] = [
+const ARCHITECTURES: [(&str, Architecture); 11] = [
     ("gemma", Architecture::Gemma),
     ("gemma2", Architecture::Gemma2),
     ("gemma3", Architecture::Gemma3),
@@ -28,6 +29,7 @@ const ARCHITECTURES: [(&str, Architecture); 10] = [
     ("phi3", Architecture::Phi3),
     ("qwen2", Architecture::Qwen2),
     ("qwen3", Architecture::Qwen3),
+    ("qwen3moe", Architecture::Qwen3Moe),
     ("smollm3", Architecture::SmolLm3),
 ];
 
@@ -53,6 +55,7 @@ fn part(architecture: Architecture, theirs: &str) -> Option<&'static str> {
         ("post_attention_norm", _) => norms.after_attention,
         ("post_ffw_norm", _) => norms.after_mlp,
         ("attn_qkv", Architecture::Phi3) => Some("self_attn.qkv_proj"),
+        ("ffn_gate_inp", Architecture::Qwen3Moe) => Some("mlp.gate"),
         ("ffn_up", Architecture::Phi3) => Some("mlp.gate_up_proj"),
         _ => {
             let known = PARTS.iter().find(|(name, _)| *name == theirs);
@@ -118,7 +121,8 @@ fn checkpoint_name(architecture: Architecture, name: &str) -> Option<String> {
 /// Returns the tensors of a file. One without a name in a checkpoint keeps its own, so that the decoder, which does not use it, refuses it.
 ///
 /// # Errors
-/// Errors with [`ModelError::UnsupportedArchitecture`], or if the rows of a tensor cannot be those of the model's heads.
+/// Errors with [`ModelError::UnsupportedArchitecture`], if there are too many experts, or if the rows of a tensor cannot be those of the
+/// model's heads.
 pub(crate) fn stored_tensors(file: GgufFile) -> Result<BTreeMap<String, Stored>, ModelError> {
     let (architecture, prefix) = file.architecture()?;
     let paired = is_paired(architecture);
@@ -150,6 +154,14 @@ pub(crate) fn stored_tensors(file: GgufFile) -> Result<BTreeMap<String, Stored>,
             }
         }
     }
+    let stacks = file.tensors.iter();
+    let stacks = stacks.filter_map(|(name, place)| Stack::of(architecture, name, place));
+    let matrices = stacks.fold(0, |sum: usize, stack| sum.saturating_add(stack.len()));
+    if matrices > MAX_MATRICES {
+        return Err(file.error(format!(
+            "the experts have {matrices} matrices; the limit is {MAX_MATRICES}"
+        )));
+    }
     let GgufFile {
         path, map, tensors, ..
     } = file;
@@ -157,6 +169,14 @@ pub(crate) fn stored_tensors(file: GgufFile) -> Result<BTreeMap<String, Stored>,
     let mut stored = BTreeMap::new();
     for (name, place) in tensors {
         if name == ROPE_FACTORS || LONGROPE_FACTORS.contains(&name.as_str()) {
+            continue;
+        }
+        if let Some(stack) = Stack::of(architecture, &name, &place) {
+            for (own, place) in stack.matrices() {
+                let (format, order) = (plain(place.format), RowOrder::Plain);
+                let matrix = Stored::new(&shard, format, place.shape, place.bytes, order);
+                stored.insert(own, matrix);
+            }
             continue;
         }
         let order = orders[&name];

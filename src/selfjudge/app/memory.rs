@@ -194,10 +194,10 @@ fn cache(spec: &DecoderSpec, engine: &EngineConfig) -> u64 {
 }
 
 /// Returns the memory of the intermediate results of a step with the maximum number of tokens: residual stream, projections and the
-/// gate's two halves in f32, and a row of logits for each sequence.
+/// MLP's numbers in f32, and a row of logits for each sequence.
 fn activations(spec: &DecoderSpec, engine: &EngineConfig) -> u64 {
     let heads = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim;
-    let row = 3 * spec.hidden_size + heads + 2 * spec.intermediate_size;
+    let row = 3 * spec.hidden_size + heads + spec.mlp_row();
     let of_tokens = (row as u64).saturating_mul(engine.max_batch_tokens as u64);
     let logits = (spec.vocab_size as u64).saturating_mul(engine.max_concurrent as u64);
     of_tokens.saturating_add(logits).saturating_mul(4)

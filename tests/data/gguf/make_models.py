@@ -25,6 +25,7 @@ NAMES = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
 }
 # Names of architectures with norms in other places, or projections in one layer.
 OWN = {
@@ -116,6 +117,10 @@ def family(writer, config, rope, architecture):
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
         writer.add_float32("gemma3.rope.freq_base_swa", config["rope_local_base_freq"])
+    if architecture == "qwen3moe":
+        writer.add_expert_count(config["num_experts"])
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     if architecture == "granite":
         writer.add_attention_scale(config["attention_multiplier"])
         writer.add_embedding_scale(config["embedding_multiplier"])
@@ -161,12 +166,19 @@ def model(name, architecture):
         writer.add_tensor("rope_freqs.weight", llama3_factors(rope, theta, head_dim))
     family(writer, config, rope, architecture)
     vocabulary(writer)
+    stacks = {}
     for tensor, dtype, values in read(ARCH / name / "model.safetensors"):
+        if ".experts." in tensor:
+            layer, part = tensor.split(".")[2], tensor.split(".")[-2].removesuffix("_proj")
+            stacks.setdefault(f"blk.{layer}.ffn_{part}_exps.weight", (dtype, []))[1].append(values)
+            continue
         if architecture.startswith("gemma") and tensor.endswith("norm.weight"):
             values = values + np.float32(1)
         if architecture in PAIRED and (".q_proj." in tensor or ".k_proj." in tensor):
             values = paired(values, heads if ".q_proj." in tensor else kv_heads)
         writer.add_tensor(renamed(tensor, architecture), np.ascontiguousarray(values), raw_dtype=dtype)
+    for tensor, (dtype, matrices) in stacks.items():
+        writer.add_tensor(tensor, np.stack(matrices), raw_dtype=dtype)
     finish(writer)
 
 
@@ -200,6 +212,7 @@ def blocks():
 for name, architecture in [
     ("llama3", "llama"), ("llama_bias", "llama"), ("llama_yarn", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3"), ("olmo2", "olmo2"),
     ("phi3_longrope", "phi3"), ("granite", "granite"), ("gemma2", "gemma2"), ("gemma3", "gemma3"),
+    ("qwen3_moe", "qwen3moe"),
 ]:
     model(name, architecture)
 blocks()

@@ -16,7 +16,7 @@ use crate::parity::{decoder_of, dense, difference, golden};
 use crate::support::{data, fixture};
 
 /// The files of `tests/data/gguf` with a model.
-const MODELS: [&str; 10] = [
+const MODELS: [&str; 11] = [
     "llama3",
     "llama_bias",
     "llama_yarn",
@@ -27,6 +27,7 @@ const MODELS: [&str; 10] = [
     "granite",
     "gemma2",
     "gemma3",
+    "qwen3_moe",
 ];
 
 #[test]
@@ -251,8 +252,8 @@ fn what_is_not_supported_is_refused_by_its_name() {
             "unsupported architecture `gpt2`",
         ),
         (
-            &|w| w.text("general.architecture", "qwen3moe"),
-            "unsupported architecture `qwen3moe`, a mixture of experts",
+            &|w| w.text("general.architecture", "qwen2moe"),
+            "unsupported architecture `qwen2moe`, a mixture of experts",
         ),
         (
             &|w| llama(w).count("llama.expert_count", 8),
