@@ -11,7 +11,7 @@
 //! | `optim`, `schedule` | weight updates from gradients, at the step's learning rate |
 //! | [`jsft`] (by `config`) | judge-augmented supervised fine-tuning: one model learns to answer and to judge |
 //! | [`dpo`] | the update from judged pairs; [`crate::learn`] samples them from the policy itself |
-//! | `run`, `interrupt`, `metrics`, `checkpoint`, `manifest`, `digest` | for every run: flags, Ctrl-C, checkpoints, metrics, manifest |
+//! | `run`, `interrupt`, `metrics`, `checkpoint`, `manifest`, `identity`, `digest` | for every run: flags, Ctrl-C, checkpoints, metrics, manifest, the model under an adapter |
 
 pub mod base;
 mod base_weights;
@@ -22,6 +22,7 @@ pub mod continued;
 pub mod digest;
 pub mod dpo;
 mod error;
+pub mod identity;
 pub mod interrupt;
 pub mod jsft;
 pub mod lanes;

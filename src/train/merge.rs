@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::TrainError;
 use super::base::Adapter;
+use super::identity::check_adapter;
 use judge::TEMPLATE_FILE;
 use model::{Checkpoint, ModelConfig, weights};
 
@@ -40,9 +41,10 @@ const TERMS: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
 /// adapter replaces the base's. Returns the number of changed layers.
 ///
 /// # Errors
-/// If the adapter does not fit the model, weights cannot be read, or the directory already has files.
+/// If the adapter does not fit the model or names another one, weights cannot be read, or the directory already has files.
 pub fn merge(base: &Path, adapter: &Path, out: &Path) -> Result<usize, TrainError> {
     let spec = ModelConfig::from_dir(base)?.spec;
+    check_adapter(adapter, base)?;
     let adapter_files = adapter;
     let adapter = Adapter::load(adapter)?;
     adapter.check_fit(&spec)?;

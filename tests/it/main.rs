@@ -1,5 +1,6 @@
 //! The binary of all integration tests.
 
+mod adapter_base;
 mod architectures;
 mod attack;
 mod config;

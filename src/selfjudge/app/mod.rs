@@ -48,7 +48,7 @@ use model::{LanguageModel, LoadOptions, ModelError, SamplingDefaults, WeightStor
 use telemetry::Metrics;
 use text::ChatSetup;
 use traffic_log::{Consent, LogConfig, LogError, TrafficLog, now};
-use train::{BaseWeights, base::Adapter};
+use train::{BaseWeights, base::Adapter, identity::check_adapter};
 
 /// An error at the start of the program.
 #[derive(Debug, thiserror::Error)]
@@ -180,8 +180,14 @@ impl App {
         };
         let model = LanguageModel::load(&dir, &options)?;
         let metrics = Metrics::new(&config.model_name);
-        let first = config.adapter.as_deref().map(Adapter::load).transpose();
-        let first = first.map_err(LearnError::from)?;
+        let first = match config.adapter.as_deref() {
+            Some(adapter) => {
+                let checked = check_adapter(adapter, &dir);
+                let read = checked.and_then(|()| Adapter::load(adapter));
+                Some(read.map_err(LearnError::from)?)
+            }
+            None => None,
+        };
         let decoder = model.decoder().clone();
         let weights = decoder.weights();
         let store = match &first {

@@ -16,6 +16,7 @@ use crate::eval::perplexity::{PerplexityRow, PerplexityTable, Readings, windows}
 use engine::InlineEngine;
 use judge::{Format, OnUnusable, Record, RecordReader};
 use model::{LanguageModel, LoadOptions, WeightStore};
+use train::identity::check_adapter;
 
 #[derive(Debug, Subcommand)]
 pub enum EvalCommand {
@@ -161,6 +162,9 @@ fn perplexity(args: &PerplexityArgs, device: &Device) -> anyhow::Result<String> 
         .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
         .with_context(|| format!("cannot read {}", args.data.display()))?;
     let files = ModelFiles::resolve(Some(&args.model))?;
+    if let Some(adapter) = &args.adapter {
+        check_adapter(adapter, files.path())?;
+    }
     let mut read: Option<(PerplexityTable, Vec<Vec<u32>>, Readings)> = None;
     for weights in &args.weights {
         let options = LoadOptions {

@@ -10,6 +10,7 @@ use engine::InlineEngine;
 use judge::{Judge, JudgeTemplate, principles_from_model_dir};
 use kernels::linear::WeightFormat;
 use model::{LanguageModel, LoadOptions, WeightStore};
+use train::identity::check_adapter;
 
 /// A model with the judge that its directory describes.
 pub struct Loaded {
@@ -41,6 +42,9 @@ impl Loaded {
         };
         let model = LanguageModel::load(dir, &options)?;
         let adapter = adapter.map(PathBuf::as_path);
+        if let Some(adapter) = adapter {
+            check_adapter(adapter, dir)?;
+        }
         let weights = WeightStore::with_adapter_dir(model.decoder().clone(), adapter)?;
         let template = match template {
             None => JudgeTemplate::from_model_dir(dir)?,

@@ -4,27 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::LearnError;
-use super::generation::Lineage;
 use model::{
     ModelError,
     adapter::{self, LoraConfig, WEIGHTS_FILE},
 };
 use traffic_log::ModelIdentity;
 use train::{
-    TrainError,
     digest::{FileDigest, sha256_bytes, weights_digest},
+    identity::{BaseIdentity, base_digest, tokenizer_digest},
 };
-
-/// Name of the tokenizer file in a model directory.
-const TOKENIZER: &str = "tokenizer.json";
-
-/// Returns the digest of the tokenizer in a model directory.
-///
-/// # Errors
-/// Errors from the file system.
-pub fn tokenizer_digest(dir: &Path) -> Result<String, TrainError> {
-    Ok(FileDigest::of(&dir.join(TOKENIZER))?.sha256)
-}
 
 /// The model of this process, identified by digests. The weights are digested lazily, when the first generation is checked, because
 /// digesting takes about a second per one or two gigabytes. Clones share the computed digests.
@@ -55,19 +43,11 @@ struct Digests {
 impl Digests {
     fn new(bare: String, adapter: Option<String>) -> Self {
         Self {
-            base: match &adapter {
-                Some(adapter) => joined(&bare, adapter),
-                None => bare.clone(),
-            },
+            base: base_digest(&bare, adapter.as_deref()),
             bare,
             adapter,
         }
     }
-}
-
-/// Returns the digest of weights together with an adapter.
-fn joined(weights: &str, adapter: &str) -> String {
-    sha256_bytes(format!("{weights}\n{adapter}").as_bytes())
 }
 
 /// Returns the digest of everything in an adapter that affects its output: its factors and their scaling settings.
@@ -187,20 +167,17 @@ impl Bases {
     ///
     /// # Errors
     /// Returns [`LearnError::OtherBase`] if it was; errors from the file system.
-    pub fn check_adapter(&self, id: &str, lineage: &Lineage) -> Result<(), LearnError> {
+    pub fn check_adapter(&self, id: &str, made: &BaseIdentity) -> Result<(), LearnError> {
         let here = self.digests()?;
-        let whole = match &lineage.adapter {
-            Some(adapter) => joined(&here.bare, adapter),
-            None => here.bare.clone(),
-        };
-        if lineage.adapter == here.adapter || lineage.base != whole {
+        let whole = base_digest(&here.bare, made.adapter.as_deref());
+        if made.adapter == here.adapter || made.base != whole {
             return Ok(());
         }
         let named = |adapter: &Option<String>| adapter.clone().unwrap_or("none".to_owned());
         Err(other(
             id,
             "the adapters at the start",
-            &named(&lineage.adapter),
+            &named(&made.adapter),
             &named(&here.adapter),
         ))
     }
@@ -209,18 +186,18 @@ impl Bases {
     ///
     /// # Errors
     /// Returns [`LearnError::OtherBase`] if it was not; errors from the file system.
-    pub fn check(&self, id: &str, lineage: &Lineage) -> Result<(), LearnError> {
-        self.check_adapter(id, lineage)?;
+    pub fn check(&self, id: &str, made: &BaseIdentity) -> Result<(), LearnError> {
+        self.check_adapter(id, made)?;
         let base = self.base()?;
-        if lineage.base != base {
-            return Err(other(id, "the weights", &lineage.base, base));
+        if made.base != base {
+            return Err(other(id, "the weights", &made.base, base));
         }
-        if let Some(tokenizer) = &lineage.tokenizer
+        if let Some(tokenizer) = &made.tokenizer
             && *tokenizer != self.0.tokenizer
         {
             return Err(other(id, "the tokenizers", tokenizer, &self.0.tokenizer));
         }
-        match (&lineage.weights, &self.0.weights) {
+        match (&made.weights, &self.0.weights) {
             (Some(made), Some(here)) if made != here => {
                 Err(other(id, "the types of the weights", made, here))
             }

@@ -29,6 +29,7 @@ use train::{
     TrainError,
     checkpoint::CheckpointStore,
     dpo::{PairExample, StepReport},
+    identity::BaseIdentity,
 };
 
 /// Logs the results of an update.
@@ -303,10 +304,12 @@ impl<'a> Training<'a> {
             stage: stage.id.0 as u64,
             updates: self.update,
             pairs: stage.progress.pairs,
-            base: learner.trainers.base_digest.clone(),
-            adapter: learner.bases.adapter()?,
-            tokenizer: Some(learner.bases.tokenizer().to_owned()),
-            weights: learner.bases.weights().map(str::to_owned),
+            made_with: BaseIdentity {
+                base: learner.trainers.base_digest.clone(),
+                adapter: learner.bases.adapter()?,
+                tokenizer: Some(learner.bases.tokenizer().to_owned()),
+                weights: learner.bases.weights().map(str::to_owned),
+            },
             extrapolate: plan.config.publish.extrapolate,
             config: serde_json::to_value(&plan.config)?,
         };

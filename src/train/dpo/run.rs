@@ -15,6 +15,7 @@ use crate::checkpoint::{CheckpointStore, write_json};
 use crate::config::is_raw;
 use crate::continued::{LoraSettings, adapter_digest};
 use crate::digest::{model_digest, sha256_bytes};
+use crate::identity::{BaseIdentity, check_adapter};
 use crate::manifest::RunManifest;
 use crate::memory::Footprint;
 use crate::metrics::{MetricsLog, Progress};
@@ -203,12 +204,16 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
                 default: &DpoConfig::default().lora,
                 given: &config.own_lora,
             };
+            check_adapter(dir, model_dir)?;
             Some(Adapter::load(dir)?.continued(base.spec(), settings)?)
         }
         None => None,
     };
     let reference = match &config.reference {
-        Some(dir) => Some(Adapter::load(dir)?),
+        Some(dir) => {
+            check_adapter(dir, model_dir)?;
+            Some(Adapter::load(dir)?)
+        }
         None => start.clone(),
     };
     let mut update = config.dpo.clone();
@@ -301,6 +306,7 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
     let adapter_dir = if finished {
         let dir = config.output_dir.join("adapter");
         trainer.adapter()?.save(&dir)?;
+        BaseIdentity::of(model_dir, base.weights()?)?.write(&dir)?;
         #[cfg(feature = "plots")]
         log.draw()?;
         manifest.end(&config.output_dir, &dir, config)?;

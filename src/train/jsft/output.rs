@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::TrainError;
 use crate::checkpoint::write_json;
 use crate::config::JsftConfig;
+use crate::identity::BaseIdentity;
 use crate::trainable::Trainable;
 use judge::{JudgeTemplate, TEMPLATE_FILE};
 use model::ModelConfig;
@@ -35,7 +36,7 @@ pub(super) fn write_model(
     fs::create_dir_all(dir).map_err(TrainError::io("cannot create", dir))?;
     trainable.save(dir, config.save_dtype.dtype())?;
     if config.lora.is_some() {
-        return Ok(());
+        return BaseIdentity::of(from, trainable.decoder.weights())?.write(dir);
     }
     for name in COMPANIONS {
         let source = from.join(name);

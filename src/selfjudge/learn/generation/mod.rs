@@ -36,6 +36,7 @@ use train::{
     base::Adapter,
     checkpoint::{entries, sync},
     digest::{ListedFile, sha256_bytes},
+    identity::BaseIdentity,
 };
 
 /// The prefix of directories that are not generations.
@@ -62,17 +63,9 @@ pub struct Lineage {
     pub updates: u64,
     /// Number of pairs in its updates.
     pub pairs: u64,
-    /// Digest of its base weights, including the adapter applied to them at the start.
-    pub base: String,
-    /// Digest of that adapter; none if learning started from the bare model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adapter: Option<String>,
-    /// Digest of its tokenizer; none in generations of earlier versions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<String>,
-    /// Type of the weights with which it passed the gates; none in generations of earlier versions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights: Option<String>,
+    /// The model that it is a change of.
+    #[serde(flatten)]
+    pub made_with: BaseIdentity,
     /// ExPO: the served change of the base is the trained change times `1 + extrapolate`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub extrapolate: f32,
@@ -215,7 +208,7 @@ impl Generations {
             let text = fs::read(&path).map_err(TrainError::io("cannot read", &path))?;
             // A damaged manifest is reported when its generation is used.
             if let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) {
-                bases.check_adapter(&id, &manifest.lineage)?;
+                bases.check_adapter(&id, &manifest.lineage.made_with)?;
             }
         }
         Ok(())
@@ -335,7 +328,7 @@ impl Generations {
         }
         let manifest: Manifest = serde_json::from_slice(&text)?;
         if let Some(bases) = &self.bases {
-            bases.check(id, &manifest.lineage)?;
+            bases.check(id, &manifest.lineage.made_with)?;
         }
         manifest
             .check_names()

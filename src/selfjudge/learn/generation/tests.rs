@@ -3,6 +3,15 @@ use candle_core::{Device, Tensor};
 use super::*;
 use model::adapter::{AdapterWeights, LoraConfig, LoraPair};
 
+fn made_with() -> BaseIdentity {
+    BaseIdentity {
+        base: "0".into(),
+        adapter: None,
+        tokenizer: Some("1".into()),
+        weights: Some("bf16".into()),
+    }
+}
+
 fn lineage() -> Lineage {
     Lineage {
         parent: "base".into(),
@@ -11,10 +20,7 @@ fn lineage() -> Lineage {
         stage: 1,
         updates: 2,
         pairs: 3,
-        base: "0".into(),
-        adapter: None,
-        tokenizer: Some("1".into()),
-        weights: Some("bf16".into()),
+        made_with: made_with(),
         extrapolate: 0.0,
         config: serde_json::json!({"a": 1}),
     }
@@ -31,8 +37,11 @@ fn a_generation_belongs_to_the_adapter_that_learning_began_at() {
     for made in [None, Some("x"), Some("y")] {
         let bases = Bases::known_with("0", made, "1");
         let lineage = Lineage {
-            base: bases.base().unwrap().to_owned(),
-            adapter: bases.adapter().unwrap(),
+            made_with: BaseIdentity {
+                base: bases.base().unwrap().to_owned(),
+                adapter: bases.adapter().unwrap(),
+                ..made_with()
+            },
             ..lineage()
         };
         let id = over(made).write_adapter(lineage, adapter(1.0)).unwrap().0;
@@ -161,7 +170,10 @@ fn a_generation_of_another_base_or_tokenizer_is_of_no_use() {
     let (id, _) = made.write_adapter(lineage(), adapter(1.0)).unwrap();
     // Generations of earlier versions have no tokenizer.
     let older = Lineage {
-        tokenizer: None,
+        made_with: BaseIdentity {
+            tokenizer: None,
+            ..made_with()
+        },
         ..lineage()
     };
     let (older, _) = made.write_adapter(older, adapter(1.0)).unwrap();
@@ -190,7 +202,10 @@ fn a_generation_serves_only_in_the_type_of_weights_that_passed_the_gates() {
     let (id, _) = made.write_adapter(lineage(), adapter(1.0)).unwrap();
     // Generations of earlier versions do not name the type.
     let older = Lineage {
-        weights: None,
+        made_with: BaseIdentity {
+            weights: None,
+            ..made_with()
+        },
         ..lineage()
     };
     let (older, _) = made.write_adapter(older, adapter(1.0)).unwrap();
