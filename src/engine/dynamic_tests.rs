@@ -32,11 +32,18 @@ impl ParameterSource for Weights {
     }
 }
 
-fn dynamic() -> Decoder {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/arch/llama_dynamic");
+/// Returns the decoder of a fixture as it is served.
+pub(super) fn served(name: &str) -> Decoder {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/arch");
+    let dir = dir.join(name);
     let spec = ModelConfig::from_dir(&dir).unwrap().spec;
-    assert_eq!(spec.max_position_embeddings, TRAINED);
     Decoder::new(spec, &mut Weights(Checkpoint::open(&dir).unwrap())).unwrap()
+}
+
+fn dynamic() -> Decoder {
+    let decoder = served("llama_dynamic");
+    assert_eq!(decoder.spec().max_position_embeddings, TRAINED);
+    decoder
 }
 
 /// Requests with common prefixes and prompts below, at and beyond the trained length; some have equal lengths, some equal prompts.
@@ -65,7 +72,7 @@ fn calls() -> Vec<GenerateRequest> {
         .collect()
 }
 
-fn finish(engine: &mut ByHand) {
+pub(super) fn finish(engine: &mut ByHand) {
     while !engine.core.is_idle() {
         engine.step();
     }
@@ -150,7 +157,7 @@ fn a_prompt_finds_blocks_of_its_own_length_only_beyond_the_trained_one() {
 }
 
 /// Returns the number of prompt tokens that the cache held.
-fn cached_tokens(stream: &mut RequestStream) -> Option<usize> {
+pub(super) fn cached_tokens(stream: &mut RequestStream) -> Option<usize> {
     super::tests::runtime().block_on(async {
         let mut cached = None;
         while let Some(event) = stream.next().await {

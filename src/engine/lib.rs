@@ -46,6 +46,8 @@ mod inline;
 #[cfg(test)]
 mod inline_tests;
 mod kv_cache;
+#[cfg(test)]
+mod longrope_tests;
 mod model_runner;
 mod output;
 #[cfg(test)]
