@@ -8,8 +8,13 @@ use reqwest::blocking::Client;
 /// The time after which a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
-/// The interval between two checks of a condition.
-const LOOK: Duration = Duration::from_millis(10);
+/// The longest interval between two checks of a condition.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Returns the interval to the next check: a tenth of the time so far, because a check may cost the server a millisecond of work.
+fn pause(begun: Instant) -> Duration {
+    (begun.elapsed() / 10).clamp(Duration::from_millis(5), LONGEST_PAUSE)
+}
 
 /// Returns the first value that `look` finds.
 ///
@@ -25,7 +30,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             begun.elapsed() < PATIENCE,
             "{what}: not reached within {PATIENCE:?}"
         );
-        std::thread::sleep(LOOK);
+        std::thread::sleep(pause(begun));
     }
 }
 
@@ -40,7 +45,7 @@ pub async fn until(happened: impl AsyncFn() -> bool) {
             begun.elapsed() < PATIENCE,
             "the condition did not hold within {PATIENCE:?}"
         );
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause(begun)).await;
     }
 }
 
