@@ -21,6 +21,10 @@ pub struct ChatSetup {
 impl ChatSetup {
     /// Builds the template for the model in `dir`. For a model without one it returns a template whose every rendering fails with the
     /// reason.
+    ///
+    /// # Errors
+    /// Errors if a file cannot be read or is no template; also if a model without a template is given variables or a format of tool calls,
+    /// which nothing would use.
     pub fn build(&self, dir: &Path) -> Result<ChatTemplate, TextError> {
         let special = SpecialTokens::from_model_dir(dir)?;
         let (path, source) = match &self.template {
@@ -33,6 +37,14 @@ impl ChatSetup {
             }
             None => match find(dir) {
                 Err(TextError::NoChatTemplate(dir)) => {
+                    if let Some(given) = self.given() {
+                        return Err(TextError::BadConfig {
+                            path: dir,
+                            what: format!(
+                                "the model has no chat template, so {given} would have no effect; set --chat-template too"
+                            ),
+                        });
+                    }
                     return Ok(ChatTemplate::none_in(&dir, special));
                 }
                 found => found?,
@@ -47,6 +59,17 @@ impl ChatSetup {
             },
             other => other,
         })
+    }
+}
+
+impl ChatSetup {
+    /// Returns the flag of a setting that needs a template, if there is such a setting.
+    fn given(&self) -> Option<&'static str> {
+        match (self.variables.is_empty(), self.tool_format) {
+            (false, _) => Some("--chat-template-kwargs"),
+            (true, Some(_)) => Some("--tool-format"),
+            (true, None) => None,
+        }
     }
 }
 
@@ -83,4 +106,37 @@ pub fn check_variables(variables: &Variables) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_a_template_need_one() {
+        let dir = tempfile::tempdir().unwrap();
+        ChatSetup::default().build(dir.path()).unwrap();
+        let variables = ChatSetup {
+            variables: Variables::from_iter([("a".to_owned(), 1.into())]),
+            ..ChatSetup::default()
+        };
+        let format = ChatSetup {
+            tool_format: Some(ToolFormat::Json),
+            ..ChatSetup::default()
+        };
+        let template = dir.path().join("x.jinja");
+        std::fs::write(&template, "{{ messages[0].content }}").unwrap();
+        for (setup, flag) in [
+            (variables, "--chat-template-kwargs"),
+            (format, "--tool-format"),
+        ] {
+            let error = setup.build(dir.path()).expect_err("refused").to_string();
+            assert!(
+                error.contains(flag) && error.contains("no chat template"),
+                "{error}"
+            );
+            let template = Some(template.clone());
+            ChatSetup { template, ..setup }.build(dir.path()).unwrap();
+        }
+    }
 }

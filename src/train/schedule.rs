@@ -71,8 +71,11 @@ impl Schedule {
     /// If a field is invalid; the message names the first.
     pub fn new(config: &ScheduleConfig, total_steps: u64) -> Result<Self, TrainError> {
         let bad = |name: &str, v: f64| Err(TrainError::Config(format!("`{name}` cannot be {v}")));
-        if !(config.learning_rate.is_finite() && config.learning_rate >= 0.0) {
-            return bad("learning_rate", config.learning_rate);
+        if !(config.learning_rate.is_finite() && config.learning_rate > 0.0) {
+            return Err(TrainError::Config(format!(
+                "`learning_rate` must be positive, not {}",
+                config.learning_rate
+            )));
         }
         for (name, v) in [
             ("warmup_ratio", config.warmup_ratio),

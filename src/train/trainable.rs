@@ -101,6 +101,7 @@ impl Trainable {
     ) -> Result<Self, TrainError> {
         config
             .validate()
+            .and_then(|()| config.check_trainable())
             .map_err(|e| TrainError::Config(e.to_string()))?;
         let layers = lora_layers(base.spec(), &config);
         check_targets(base.spec(), &config)?;

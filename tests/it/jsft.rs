@@ -233,11 +233,11 @@ fn an_adapter_is_trained_saved_and_loaded_again() {
     assert_ne!(a, b);
     same_as_in_python(&base_dir, Some(&adapter_dir), &adapted, &prompts[0]);
 
-    // The trained adapter is trained further. The run takes its shape, and at a learning rate of 0 nothing of it changes.
+    // The trained adapter is trained further. The run takes its shape, and at the smallest learning rate nothing of it changes.
     config.output_dir = root.path().join("further");
     config.lora = None;
     config.start = Some(adapter_dir.clone());
-    config.schedule.learning_rate = 0.0;
+    config.schedule.learning_rate = f64::MIN_POSITIVE;
     let further = |config: &JsftConfig| {
         let dir = run(config, &options(false, None)).unwrap().model_dir;
         adapter::load(&dir.unwrap()).unwrap()

@@ -14,6 +14,7 @@ mod experts;
 mod fuzz;
 mod gguf;
 mod http;
+mod ineffective;
 mod jsft;
 mod learn;
 mod learning;

@@ -172,6 +172,21 @@ impl LoraConfig {
         Ok(())
     }
 
+    /// Checks that training can change what the adapter does.
+    ///
+    /// # Errors
+    /// Errors if a scale is 0, with which every factor does nothing.
+    pub fn check_trainable(&self) -> Result<(), AdapterError> {
+        let mut alphas = self.alpha_pattern.values().chain([&self.lora_alpha]);
+        match alphas.any(|&alpha| alpha == 0.0) {
+            true => Err(AdapterError::Unsupported(
+                "lora_alpha and the alphas in alpha_pattern must not be 0: nothing would be learned"
+                    .to_owned(),
+            )),
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn from_json(json: &Value) -> Result<Self, AdapterError> {
         let refuse = |text: String| AdapterError::Unsupported(text);
         let fields = json

@@ -80,6 +80,11 @@ impl KeepingArgs {
         self.data_dir.as_ref().map(open).transpose()
     }
 
+    /// Returns whether callers are told apart by the user that a call names.
+    pub fn trusts_user(&self) -> bool {
+        self.trust_user
+    }
+
     /// Returns the settings that the flags stand for.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The command line: parses arguments and calls the selected command.
 
 mod dpo;
+mod environment;
 mod eval;
 mod follow;
 mod global;
@@ -84,6 +85,7 @@ impl Cli {
 /// Runs the command.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let started = cli.global.start()?;
+    environment::check()?;
     let threads = started.threads;
     let global = &cli.global;
     let report = match cli.command {

@@ -198,6 +198,9 @@ impl JudgingArgs {
     }
 }
 
+/// The share of the callers that a canary answers, unless a flag gives another.
+const CANARY_SHARE: f64 = 0.05;
+
 /// Learning from traffic.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Learning")]
@@ -211,9 +214,10 @@ pub struct LearningArgs {
     /// Minimum share of the time, from 0 to 1, that the trainer gets while serving needs every thread (or the GPU).
     #[arg(long, default_value_t = ArbiterConfig::default().min_share, value_parser = fraction)]
     trainer_share: f64,
-    /// Share of the callers that a canary answers.
-    #[arg(long, default_value_t = 0.05, value_parser = fraction)]
-    canary_share: f64,
+    /// Share of the callers that a canary answers; the server tells them apart by their keys or, with --trust-user, by `user`
+    /// [default: 0.05].
+    #[arg(long, value_parser = fraction)]
+    canary_share: Option<f64>,
     /// A separate listener for operators: /train, /generations, /events and so on. Without operators' keys it must be on a loopback
     /// address.
     #[arg(long, value_parser = address, env = "SELFJUDGE_ADMIN_LISTEN")]
@@ -255,7 +259,7 @@ impl LearningArgs {
             config,
             threads: threads.max(1),
             min_share: self.trainer_share,
-            canary_share: self.canary_share,
+            canary_share: self.canary_share.unwrap_or(CANARY_SHARE),
             on_death: OnDeath::Restart,
         }))
     }
@@ -310,6 +314,11 @@ impl ServeArgs {
         anyhow::ensure!(
             self.rate_limit.is_none() || !keys.is_empty(),
             "--rate-limit limits the calls of each API key, but there are no keys; set --api-key-file"
+        );
+        let canary = self.learning.canary_share.unwrap_or_default();
+        anyhow::ensure!(
+            canary == 0.0 || !keys.is_empty() || self.keeping.trusts_user(),
+            "--canary-share gives a canary a share of the callers, but the server cannot tell them apart; set --api-key-file or --trust-user"
         );
         let cors = Cors::parse(&self.cors_origin)
             .map_err(anyhow::Error::msg)

@@ -98,12 +98,14 @@ impl DpoConfig {
             return refuse("`micro_batch_tokens` must be at least 1".to_owned());
         }
         self.loss.validate().or_else(refuse)?;
-        self.lora.validate().map_err(|error| {
-            TrainError::Config(match error {
-                AdapterError::Unsupported(problem) => format!("lora: {problem}"),
-                other => other.to_string(),
-            })
-        })?;
+        let lora = self.lora.validate();
+        lora.and_then(|()| self.lora.check_trainable())
+            .map_err(|error| {
+                TrainError::Config(match error {
+                    AdapterError::Unsupported(problem) => format!("lora: {problem}"),
+                    other => other.to_string(),
+                })
+            })?;
         // Any number of steps gives the same errors.
         Schedule::new(&self.schedule, 1)?;
         self.optim.validate()
