@@ -2,6 +2,7 @@
 
 mod commands;
 mod hostile;
+mod learning;
 mod models;
 mod smollm2;
 mod writer;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::data;
 use text::{Message, RenderOptions, Role};
 
-fn file() -> PathBuf {
+pub fn file() -> PathBuf {
     let path = std::env::var_os("SELFJUDGE_SMOLLM2");
     PathBuf::from(path.expect("SELFJUDGE_SMOLLM2 names the file"))
 }

@@ -291,6 +291,14 @@ impl Program {
         }
     }
 
+    /// Returns the most bytes that it had in memory at a time, pages of mapped files included.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.unwrap().trim().trim_end_matches(" kB");
+        kib.parse::<u64>().unwrap() << 10
+    }
+
     /// SIGTERM, and the drain.
     pub fn stop(mut self) {
         terminate(&mut self.child);
