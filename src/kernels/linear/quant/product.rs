@@ -126,68 +126,79 @@ unsafe fn of_grid<D: Dot, const FOUR: bool, const OFFSETS: bool>(
 ) {
     let rows = block.rows.rows;
     let strips = rows.div_ceil(MOST_ROWS);
-    let mut p = block.panels.0;
-    while p < block.panels.1 {
-        let together = take(D::LANES, rows.div_ceil(strips.max(1)), block.panels.1 - p);
-        let weight = Operand::of(block.weight, p);
-        for s in 0..strips {
-            let (from, to) = (rows * s / strips, rows * (s + 1) / strips);
-            let x = block.rows.part(from, to);
-            let c = scratch.as_mut_ptr();
-            // One arm for each (rows, panels, vectors): a panel is 2 vectors of 8 lanes or 1 of 16.
-            macro_rules! arms {
-                ($(($mr:literal, $np:literal, $nv:literal)),* $(,)?) => {
-                    match (to - from, together) {
-                        $(($mr, $np) => sums::<D, FOUR, OFFSETS, $mr, $nv>(x, weight, c),)*
-                        (rows, panels) => unreachable!("{rows} rows and {panels} panels: this is a bug"),
-                    }
-                };
-            }
-            // SAFETY: the rows and the panels exist; scratch has room for each shape; the caller promises the rest.
-            unsafe {
-                if D::LANES == 16 {
-                    arms!(
-                        (1, 4, 4),
-                        (1, 2, 2),
-                        (2, 2, 2),
-                        (3, 2, 2),
-                        (4, 2, 2),
-                        (1, 1, 1),
-                        (2, 1, 1),
-                        (3, 1, 1),
-                        (4, 1, 1),
-                    );
-                } else {
-                    arms!((1, 2, 4), (1, 1, 2), (2, 1, 2), (3, 1, 2), (4, 1, 2));
+    let (mut first, last) = block.panels;
+    while first < last {
+        let together = take(D::LANES, rows.div_ceil(strips.max(1)), last - first);
+        // Panels that are computed together are far apart, so that each is read on from where the one before it ended: a processor
+        // fetches several long runs of memory sooner than many short ones.
+        let apart = (last - first) / together;
+        for p in first..first + apart {
+            let weight = Operand::of(block.weight, p, apart);
+            for s in 0..strips {
+                let (from, to) = (rows * s / strips, rows * (s + 1) / strips);
+                let x = block.rows.part(from, to);
+                let c = scratch.as_mut_ptr();
+                // One arm for each (rows, panels, vectors): a panel is 2 vectors of 8 lanes or 1 of 16.
+                macro_rules! arms {
+                    ($(($mr:literal, $np:literal, $nv:literal)),* $(,)?) => {
+                        match (to - from, together) {
+                            $(($mr, $np) => sums::<D, FOUR, OFFSETS, $mr, $nv>(x, weight, c),)*
+                            (rows, panels) => unreachable!("{rows} rows and {panels} panels: this is a bug"),
+                        }
+                    };
                 }
-                let width = together * PANEL;
-                let columns = width.min(block.n - p * PANEL);
-                for r in from..to {
-                    let out = block.out.add(r * block.n + p * PANEL);
-                    out.copy_from_nonoverlapping(c.add((r - from) * width), columns);
+                // SAFETY: the rows and the panels exist; scratch has room for each shape; the caller promises the rest.
+                unsafe {
+                    if D::LANES == 16 {
+                        arms!(
+                            (1, 4, 4),
+                            (1, 2, 2),
+                            (2, 2, 2),
+                            (3, 2, 2),
+                            (4, 2, 2),
+                            (1, 1, 1),
+                            (2, 1, 1),
+                            (3, 1, 1),
+                            (4, 1, 1),
+                        );
+                    } else {
+                        arms!((1, 2, 4), (1, 1, 2), (2, 1, 2), (3, 1, 2), (4, 1, 2));
+                    }
+                    for at in 0..(to - from) * together {
+                        let (r, column) = (at / together, (p + at % together * apart) * PANEL);
+                        let out = block.out.add((from + r) * block.n + column);
+                        out.copy_from_nonoverlapping(
+                            c.add(at * PANEL),
+                            PANEL.min(block.n - column),
+                        );
+                    }
                 }
             }
         }
-        p += together;
+        first += apart * together;
     }
 }
 
-/// The addresses of a panel's first group.
+/// The addresses of the first group of a panel, and of those that are computed together with it.
 #[derive(Clone, Copy)]
 struct Operand {
     lines: *const ByteLine,
     scales: *const [f16; PANEL],
     offsets: *const [f16; PANEL],
+    /// The number of groups from one of the panels to the next.
+    stride: usize,
     zero: i32,
 }
 
 impl Operand {
-    fn of(weight: &Panels, panel: usize) -> Self {
+    /// Returns panel `panel` and every `apart`th after it.
+    fn of(weight: &Panels, panel: usize, apart: usize) -> Self {
         let unit = panel * weight.groups;
         Self {
             lines: weight.lines[unit * weight.grid.bits.lines()..].as_ptr(),
             scales: weight.scales[unit..].as_ptr(),
             offsets: weight.offsets.get(unit..).unwrap_or_default().as_ptr(),
+            stride: apart * weight.groups,
             zero: weight.grid.zero(),
         }
     }
@@ -223,7 +234,7 @@ unsafe fn sums<D: Dot, const FOUR: bool, const OFFSETS: bool, const MR: usize, c
             for line in 0..lines {
                 for v in 0..NV {
                     let (panel, column) = (v * D::LANES / PANEL, v * D::LANES % PANEL);
-                    let at = w.lines.add((panel * groups + g) * lines + line);
+                    let at = w.lines.add((panel * w.stride + g) * lines + line);
                     let bytes = D::load(at.cast::<u8>().add(4 * column));
                     if FOUR {
                         let (low, high) = D::halves(bytes);
@@ -240,7 +251,7 @@ unsafe fn sums<D: Dot, const FOUR: bool, const OFFSETS: bool, const MR: usize, c
             }
             for v in 0..NV {
                 let (panel, column) = (v * D::LANES / PANEL, v * D::LANES % PANEL);
-                let unit = panel * groups + g;
+                let unit = panel * w.stride + g;
                 let scales = D::load_f16(w.scales.add(unit).cast::<f16>().add(column));
                 for r in 0..MR {
                     let of_x = f32::from_bits(*row[r].add(groups * WORDS + g));

@@ -99,6 +99,7 @@ fn every_engine_gives_the_bits_of_the_definition() {
         (40, 96),
         (131, 257),
         (64, 600),
+        (300, 64),
     ] {
         let mut x = values(ROWS * k, 3);
         // A group of zeros, and one that is too small to be rounded.
