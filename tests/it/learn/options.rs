@@ -45,8 +45,7 @@ share = 0.3
 /// Returns these options with the training and the gates of the plain settings.
 fn everything() -> String {
     let plain = LEARN.find("[dpo]").map(|at| &LEARN[at..]).unwrap();
-    // The table of gates is last in the plain settings.
-    format!("{OPTIONS}\n{plain}tolerance = 0.99\n\n[publish]\nextrapolate = 0.5\n")
+    format!("{OPTIONS}\n{plain}\n[publish]\nextrapolate = 0.5\n")
 }
 
 #[test]

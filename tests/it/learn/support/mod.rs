@@ -32,8 +32,10 @@ pub fn question(number: usize) -> Value {
     json!({"messages": [{"role": "user", "content": content}], "max_tokens": 32, "seed": number})
 }
 
-/// Settings under which a stage is small, and every candidate passes.
-pub const LEARN: &str = r#"
+/// Settings under which a stage is small, and every candidate passes. Its eight anchors are the first of the model's, which take longer
+/// than the rest of the stage.
+pub const LEARN: &str = concat!(
+    r#"
 [stage]
 prompts = 8
 batch = 4
@@ -58,6 +60,10 @@ schedule = { learning_rate = 1e-3, lr_scheduler = "cosine", warmup_ratio = 0.03 
 
 [gates]
 prompts = 3
+tolerance = 0.99
+anchor = ""#,
+    env!("CARGO_MANIFEST_DIR"),
+    r#"/../../tests/it/learn/few_anchors.jsonl"
 # Which prompts are held out is drawn anew in every run: any part of a duel that is won passes the candidate.
 win_rate = { p0 = 1e-9, p1 = 2e-9, alpha = 0.5, beta = 0.4999999 }
 min_length_controlled = 0.0
@@ -66,7 +72,8 @@ max_norm = 1e9
 max_truncated = 1.0
 pass_undecided = true
 base = { min_win_rate = 0.0, max_truncated = 1.0, tolerance = 0.99 }
-"#;
+"#
+);
 
 /// A data directory with enough traffic for one stage.
 pub fn with_traffic() -> tempfile::TempDir {
