@@ -69,3 +69,22 @@ pub(super) async fn watch_judge(service: Service, set: SelfTestSet) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use model::ModelConfig;
+
+    use super::*;
+
+    #[test]
+    fn only_a_small_model_is_tested_before_the_server_listens() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let pocket = ModelConfig::from_dir(&root.join("models/pocket")).unwrap();
+        assert!(tested_at_the_start(&pocket.spec));
+        let file = root.join("tests/data/model-configs/smollm2_135m.json");
+        let larger = ModelConfig::from_json(&std::fs::read_to_string(file).unwrap()).unwrap();
+        assert!(!tested_at_the_start(&larger.spec));
+    }
+}
