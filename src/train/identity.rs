@@ -2,6 +2,7 @@
 //!
 //! Adapters of other programs have no such file, and are taken for what they fit.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::path::Path;
 
@@ -52,21 +53,6 @@ pub fn base_digest(weights: &str, adapter: Option<&str>) -> String {
 }
 
 impl BaseIdentity {
-    /// Digests the model of a directory, whose weights are kept in this type.
-    ///
-    /// # Errors
-    /// Errors from the file system.
-    pub fn of(model_dir: &Path, weights: String) -> Result<Self, TrainError> {
-        let has_tokenizer = model_dir.join(TOKENIZER).exists();
-        let tokenizer = has_tokenizer.then(|| tokenizer_digest(model_dir));
-        Ok(Self {
-            base: weights_digest(model_dir)?,
-            adapter: None,
-            tokenizer: tokenizer.transpose()?,
-            weights: Some(weights),
-        })
-    }
-
     /// Writes the file beside an adapter.
     ///
     /// # Errors
@@ -89,34 +75,90 @@ impl BaseIdentity {
     }
 }
 
-/// Checks that an adapter, if it names its base, was trained over the model of a directory. Reads the weights only if it names one.
-///
-/// # Errors
-/// Errors with both digests if the weights or the tokenizers differ; also if a file cannot be read.
-pub fn check_adapter(adapter_dir: &Path, model_dir: &Path) -> Result<(), TrainError> {
-    let Some(made) = BaseIdentity::beside(adapter_dir)? else {
-        return Ok(());
-    };
-    let differ = |what: &str, made: &str, here: &str| {
-        Err(TrainError::Mismatch(format!(
-            "the adapter {} was trained over another model: {what} differ (made with {made}, here {here} of {})",
-            adapter_dir.display(),
-            model_dir.display()
-        )))
-    };
-    if let Some(tokenizer) = &made.tokenizer
-        && model_dir.join(TOKENIZER).exists()
-    {
-        let here = tokenizer_digest(model_dir)?;
-        if *tokenizer != here {
-            return differ("the tokenizers", tokenizer, &here);
+/// The model of a directory, whose weights are digested once, when that is asked for.
+pub struct Digested<'a> {
+    dir: &'a Path,
+    weights: OnceCell<String>,
+}
+
+impl<'a> Digested<'a> {
+    pub fn new(dir: &'a Path) -> Self {
+        Self {
+            dir,
+            weights: OnceCell::new(),
         }
     }
-    let here = base_digest(&weights_digest(model_dir)?, made.adapter.as_deref());
-    match made.base == here {
-        true => Ok(()),
-        false => differ("the weights", &made.base, &here),
+
+    /// Returns the directory.
+    pub fn dir(&self) -> &'a Path {
+        self.dir
     }
+
+    fn weights(&self) -> Result<&str, TrainError> {
+        match self.weights.get() {
+            Some(digest) => Ok(digest),
+            None => {
+                let digest = weights_digest(self.dir)?;
+                Ok(self.weights.get_or_init(|| digest))
+            }
+        }
+    }
+
+    /// Returns the digest of the tokenizer, if the directory has one.
+    fn tokenizer(&self) -> Result<Option<String>, TrainError> {
+        let has_tokenizer = self.dir.join(TOKENIZER).exists();
+        let digest = has_tokenizer.then(|| tokenizer_digest(self.dir));
+        digest.transpose()
+    }
+
+    /// Returns the identity of the model as a base whose weights are kept in the type `weights`.
+    ///
+    /// # Errors
+    /// Errors from the file system.
+    pub fn identity(&self, weights: String) -> Result<BaseIdentity, TrainError> {
+        Ok(BaseIdentity {
+            base: self.weights()?.to_owned(),
+            adapter: None,
+            tokenizer: self.tokenizer()?,
+            weights: Some(weights),
+        })
+    }
+
+    /// Checks that an adapter, if it names its base, was trained over this model. Reads the weights only if it names one.
+    ///
+    /// # Errors
+    /// Errors with both digests if the weights or the tokenizers differ; also if a file cannot be read.
+    pub fn check(&self, adapter_dir: &Path) -> Result<(), TrainError> {
+        let Some(made) = BaseIdentity::beside(adapter_dir)? else {
+            return Ok(());
+        };
+        let differ = |what: &str, made: &str, here: &str| {
+            Err(TrainError::Mismatch(format!(
+                "the adapter {} was trained over another model: {what} differ (made with {made}, here {here} of {})",
+                adapter_dir.display(),
+                self.dir.display()
+            )))
+        };
+        if let Some(tokenizer) = &made.tokenizer
+            && let Some(here) = self.tokenizer()?
+            && *tokenizer != here
+        {
+            return differ("the tokenizers", tokenizer, &here);
+        }
+        let here = base_digest(self.weights()?, made.adapter.as_deref());
+        match made.base == here {
+            true => Ok(()),
+            false => differ("the weights", &made.base, &here),
+        }
+    }
+}
+
+/// Checks an adapter once; see [`Digested::check`].
+///
+/// # Errors
+/// Same as [`Digested::check`].
+pub fn check_adapter(adapter_dir: &Path, model_dir: &Path) -> Result<(), TrainError> {
+    Digested::new(model_dir).check(adapter_dir)
 }
 
 #[cfg(test)]
@@ -142,7 +184,9 @@ mod tests {
         // Adapters of other programs name nothing.
         check_adapter(&adapter, &of("weights")).unwrap();
 
-        let identity = BaseIdentity::of(&of("own"), "f32".to_owned()).unwrap();
+        let identity = Digested::new(&of("own"))
+            .identity("f32".to_owned())
+            .unwrap();
         identity.write(&adapter).unwrap();
         assert_eq!(
             BaseIdentity::beside(&adapter).unwrap(),
@@ -152,7 +196,7 @@ mod tests {
         check_adapter(&adapter, &of("same")).unwrap();
         for (other, what) in [("weights", "the weights"), ("tokenizer", "the tokenizers")] {
             let error = check_adapter(&adapter, &of(other)).unwrap_err().to_string();
-            let here = BaseIdentity::of(&of(other), String::new()).unwrap();
+            let here = Digested::new(&of(other)).identity(String::new()).unwrap();
             let (made, here) = match other {
                 "weights" => (identity.base.clone(), here.base),
                 _ => (identity.tokenizer.clone().unwrap(), here.tokenizer.unwrap()),

@@ -11,7 +11,7 @@ mod interval;
 mod output;
 mod resume;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use self::data::{Built, build_mixture};
 use self::interval::Interval;
@@ -23,7 +23,7 @@ use super::batch::{MicroBatch, pack};
 use super::checkpoint::{CheckpointStore, TrainerState, load_weights, save_weights, write_json};
 use super::config::JsftConfig;
 use super::continued::LoraSettings;
-use super::identity::check_adapter;
+use super::identity::Digested;
 use super::lanes::Lanes;
 use super::manifest::RunManifest;
 use super::metrics::{MetricsLog, Progress, StepMetrics};
@@ -57,7 +57,8 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     let model_dir = files.path();
     let model_config = ModelConfig::from_dir(model_dir)?;
     let mut config = config.fitted(model_config.spec.max_context());
-    let given = begin_at(&mut config, model_dir, &model_config)?;
+    let digested = Digested::new(model_dir);
+    let given = begin_at(&mut config, &digested, &model_config)?;
     let config = &config;
     // Random weights are of f32, and the directory has no others.
     let quantised = match config.from_scratch {
@@ -202,7 +203,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     let finished = at.state.step == total_steps;
     let model_dir = if finished {
         let dir = config.output_dir.join("model");
-        write_model(config, model_dir, &model_config, &trainable, &dir)?;
+        write_model(config, &digested, &model_config, &trainable, &dir)?;
         write_template(&template, &dir)?;
         #[cfg(feature = "plots")]
         log.draw()?;
@@ -225,7 +226,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
 /// Loads the adapter that the run starts from, if any; its shape replaces the configuration's.
 fn begin_at(
     config: &mut JsftConfig,
-    model_dir: &Path,
+    digested: &Digested<'_>,
     model_config: &ModelConfig,
 ) -> Result<Option<Adapter>, TrainError> {
     let Some(dir) = &config.start else {
@@ -237,7 +238,7 @@ fn begin_at(
         default: &default,
         given: &config.own_lora,
     };
-    check_adapter(dir, model_dir)?;
+    digested.check(dir)?;
     let adapter = Adapter::load(dir)?.continued(&model_config.spec, settings)?;
     config.lora = Some(adapter.config.clone());
     Ok(Some(adapter))

@@ -15,7 +15,7 @@ use crate::checkpoint::{CheckpointStore, write_json};
 use crate::config::is_raw;
 use crate::continued::{LoraSettings, adapter_digest};
 use crate::digest::{model_digest, sha256_bytes};
-use crate::identity::{BaseIdentity, check_adapter};
+use crate::identity::Digested;
 use crate::manifest::RunManifest;
 use crate::memory::Footprint;
 use crate::metrics::{MetricsLog, Progress};
@@ -197,6 +197,7 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
     } = build(config, model_dir, &model_config)?;
     let total_steps = config.length().steps(examples.len());
 
+    let digested = Digested::new(model_dir);
     let start = match &config.start {
         Some(dir) => {
             let settings = LoraSettings {
@@ -204,14 +205,14 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
                 default: &DpoConfig::default().lora,
                 given: &config.own_lora,
             };
-            check_adapter(dir, model_dir)?;
+            digested.check(dir)?;
             Some(Adapter::load(dir)?.continued(base.spec(), settings)?)
         }
         None => None,
     };
     let reference = match &config.reference {
         Some(dir) => {
-            check_adapter(dir, model_dir)?;
+            digested.check(dir)?;
             Some(Adapter::load(dir)?)
         }
         None => start.clone(),
@@ -306,7 +307,7 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
     let adapter_dir = if finished {
         let dir = config.output_dir.join("adapter");
         trainer.adapter()?.save(&dir)?;
-        BaseIdentity::of(model_dir, base.weights()?)?.write(&dir)?;
+        digested.identity(base.weights()?)?.write(&dir)?;
         #[cfg(feature = "plots")]
         log.draw()?;
         manifest.end(&config.output_dir, &dir, config)?;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::TrainError;
 use crate::checkpoint::write_json;
 use crate::config::JsftConfig;
-use crate::identity::BaseIdentity;
+use crate::identity::Digested;
 use crate::trainable::Trainable;
 use judge::{JudgeTemplate, TEMPLATE_FILE};
 use model::ModelConfig;
@@ -28,7 +28,7 @@ const COMPANIONS: [&str; 7] = [
 /// Writes a complete model directory: weights, configuration, tokenizer, templates.
 pub(super) fn write_model(
     config: &JsftConfig,
-    from: &Path,
+    base: &Digested<'_>,
     model_config: &ModelConfig,
     trainable: &Trainable,
     dir: &Path,
@@ -36,8 +36,9 @@ pub(super) fn write_model(
     fs::create_dir_all(dir).map_err(TrainError::io("cannot create", dir))?;
     trainable.save(dir, config.save_dtype.dtype())?;
     if config.lora.is_some() {
-        return BaseIdentity::of(from, trainable.decoder.weights())?.write(dir);
+        return base.identity(trainable.decoder.weights())?.write(dir);
     }
+    let from = base.dir();
     for name in COMPANIONS {
         let source = from.join(name);
         if source.exists() {
