@@ -2,15 +2,12 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Checkpoint, ModelError};
+use super::{Checkpoint, ExpertsSpec, ModelError};
 use kernels::linear::{Grid, PackedLinear, WeightFormat, choose};
 
 /// The names of the embedding and the head, whose rounding costs more than that of other matrices.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
-
-/// The end of the name of a mixture's router, which chooses the experts and is always f32.
-const ROUTER: &str = ".mlp.gate.weight";
 
 /// How a matrix is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +24,10 @@ impl Kept {
     /// groups of 32 do not hold them. Integers of the width that is asked for are kept, too. The embedding and the head of a model in int4 are
     /// int8; a router is f32.
     pub fn of(checkpoint: &Checkpoint, name: &str, asked: Option<WeightFormat>) -> Self {
-        if name.ends_with(ROUTER) {
+        if name
+            .strip_suffix(".weight")
+            .is_some_and(ExpertsSpec::is_router)
+        {
             return Self::In(WeightFormat::F32);
         }
         let stored = checkpoint.dtype(name).unwrap_or(DType::F32);

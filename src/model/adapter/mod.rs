@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 
+use crate::ExpertsSpec;
+
 pub use config::LoraConfig;
 pub use serving::for_serving;
 
@@ -145,7 +147,7 @@ pub fn check_fit(
     for (layer, pair) in weights {
         let [outputs, inputs] = base(layer).ok_or_else(|| {
             let name = format!("`{PREFIX}{layer}`");
-            AdapterError::Tensor(match adapts_experts(layer) {
+            AdapterError::Tensor(match ExpertsSpec::names(layer) {
                 true => format!(
                     "{name} changes a mixture of experts, which is not supported: adapt the layers of attention"
                 ),
@@ -161,11 +163,6 @@ pub fn check_fit(
         }
     }
     Ok(())
-}
-
-/// Returns whether the path is that of an expert or a router.
-fn adapts_experts(path: &str) -> bool {
-    path.contains(".mlp.experts.") || path.ends_with(".mlp.gate")
 }
 
 /// Errors unless all values of an f32 tensor are finite.

@@ -24,6 +24,24 @@ impl ExpertsSpec {
     /// The path of the router within a block.
     pub(crate) const ROUTER: &str = "mlp.gate";
 
+    /// The beginning of an expert's paths within a block.
+    const EXPERTS: &str = "mlp.experts.";
+
+    /// Returns whether the path, within a block or the model, is a router's.
+    pub(crate) fn is_router(path: &str) -> bool {
+        path.ends_with(Self::ROUTER)
+    }
+
+    /// Returns whether the path is a router's or that of a matrix of an expert.
+    pub(crate) fn names(path: &str) -> bool {
+        Self::is_router(path) || path.contains(Self::EXPERTS)
+    }
+
+    /// Returns the path within a block of the matrix `name` of an expert.
+    pub(crate) fn expert(number: usize, name: &str) -> String {
+        format!("{}{number}.{name}", Self::EXPERTS)
+    }
+
     /// Returns the shape `[out, in]` of the router.
     pub(crate) fn router(&self, hidden: usize) -> [usize; 2] {
         [self.count, hidden]
@@ -36,7 +54,7 @@ impl ExpertsSpec {
             ("up_proj", [self.width, hidden]),
             ("down_proj", [hidden, self.width]),
         ]
-        .map(|(name, shape)| (format!("mlp.experts.{number}.{name}"), shape))
+        .map(|(name, shape)| (Self::expert(number, name), shape))
     }
 
     /// Returns the number of weights of a layer's experts and router.

@@ -1,7 +1,7 @@
 //! The matrices of experts, which a GGUF file stacks in one tensor of each kind and block.
 
 use super::TensorPlace;
-use crate::Architecture;
+use crate::{Architecture, ExpertsSpec};
 
 /// The maximum number of matrices of experts in a file.
 pub(super) const MAX_MATRICES: usize = 3 << 16;
@@ -52,7 +52,10 @@ impl<'a> Stack<'a> {
                 bytes: start..start + size,
             };
             let (layer, own) = (self.layer, self.own);
-            let name = format!("model.layers.{layer}.mlp.experts.{expert}.{own}.weight");
+            let name = format!(
+                "model.layers.{layer}.{}.weight",
+                ExpertsSpec::expert(expert, own)
+            );
             (name, place)
         })
     }

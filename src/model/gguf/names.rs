@@ -7,10 +7,10 @@ use candle_core::{DType, quantized::GgmlDType};
 
 use super::experts::{MAX_MATRICES, Stack};
 use super::{BlockFormat, GgufFile, TensorPlace};
-use crate::Architecture;
 use crate::arch::described;
 use crate::error::ModelError;
 use crate::stored::{Format, RowOrder, Shard, Stored};
+use crate::{Architecture, ExpertsSpec};
 
 /// The factors by which the rotary frequencies are divided; they are part of the configuration (see `rope`).
 pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -55,7 +55,7 @@ fn part(architecture: Architecture, theirs: &str) -> Option<&'static str> {
         ("post_attention_norm", _) => norms.after_attention,
         ("post_ffw_norm", _) => norms.after_mlp,
         ("attn_qkv", Architecture::Phi3) => Some("self_attn.qkv_proj"),
-        ("ffn_gate_inp", Architecture::Qwen3Moe) => Some("mlp.gate"),
+        ("ffn_gate_inp", Architecture::Qwen3Moe) => Some(ExpertsSpec::ROUTER),
         ("ffn_up", Architecture::Phi3) => Some("mlp.gate_up_proj"),
         _ => {
             let known = PARTS.iter().find(|(name, _)| *name == theirs);
