@@ -125,6 +125,19 @@ pub struct HeldPreference {
     pub pair: LoggedPair,
 }
 
+/// An SQL condition for the rows of `trainable` that this model can answer: of its tokenizer (see [`same_tokenizer`]), with token ids of
+/// at most `$bytes` bytes.
+macro_rules! answerable {
+    ($digest:literal, $unnamed:literal, $bytes:literal) => {
+        concat!(
+            "LENGTH(prompt_token_ids) <= ",
+            $bytes,
+            " AND ",
+            same_tokenizer!($digest, $unnamed)
+        )
+    };
+}
+
 /// The number of records with feedback that are read per wanted preference: a single thumb is not a preference.
 const SCANNED_PER_PREFERENCE: usize = 8;
 
@@ -161,8 +174,8 @@ impl Replay {
         let (tokenizer, unnamed) = self.model.parameters();
         let eligible = query(concat!(
             "SELECT principal, COUNT(*) AS eligible FROM trainable \
-             WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 AND LENGTH(prompt_token_ids) <= $6 AND ",
-            same_tokenizer!("$4", "$5"),
+             WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
+            answerable!("$4", "$5", "$6"),
             " AND NOT EXISTS (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id) GROUP BY principal",
         ))
         .bind(spec.newest())
@@ -201,8 +214,8 @@ impl Replay {
             "SELECT id, principal FROM (\
              SELECT id, principal, created_at, (bucket - $2 + $5) % $6 AS turn, \
              ROW_NUMBER() OVER (PARTITION BY principal ORDER BY (bucket - $2 + $5) % $6, created_at, id) AS place \
-             FROM trainable WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 AND LENGTH(prompt_token_ids) <= $11 AND ",
-            same_tokenizer!("$8", "$9"),
+             FROM trainable WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
+            answerable!("$8", "$9", "$11"),
             " AND NOT EXISTS (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id)) AS ranked \
              WHERE place <= $4 OR principal = $10 ORDER BY turn, created_at, id LIMIT $7",
         ))
@@ -253,8 +266,8 @@ impl Replay {
             "SELECT id, principal FROM trainable WHERE id",
             "$1",
             concat!(
-                "AND bucket >= $2 AND bucket < $3 AND LENGTH(prompt_token_ids) <= $7 AND ",
-                same_tokenizer!("$5", "$6"),
+                "AND bucket >= $2 AND bucket < $3 AND ",
+                answerable!("$5", "$6", "$7"),
                 " AND NOT EXISTS \
                  (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id AND stage_rows.stage <> $4)",
             )
@@ -292,8 +305,8 @@ impl Replay {
         let records = query(concat!(
             "SELECT trainable.id AS id, trainable.principal AS principal FROM trainable JOIN \
              (SELECT record_id, MAX(created_at) AS given_at FROM feedback GROUP BY record_id) AS latest ON latest.record_id = trainable.id \
-             WHERE given_at <= $1 AND bucket >= $2 AND bucket < $3 AND LENGTH(prompt_token_ids) <= $7 AND ",
-            same_tokenizer!("$5", "$6"),
+             WHERE given_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
+            answerable!("$5", "$6", "$7"),
             " AND NOT EXISTS (SELECT 1 FROM stage_feedback WHERE stage_feedback.record_id = trainable.id) \
              ORDER BY given_at DESC, trainable.id DESC LIMIT $4",
         ))
