@@ -20,7 +20,15 @@ fn pause(begun: Instant) -> Duration {
 ///
 /// # Panics
 /// If it finds none within [`PATIENCE`].
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    eventually_or(|| what.to_owned(), look)
+}
+
+/// Does the same, and asks for the failure's message only then.
+///
+/// # Panics
+/// As [`eventually`] does.
+pub fn eventually_or<T>(what: impl Fn() -> String, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -28,7 +36,8 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         }
         assert!(
             begun.elapsed() < PATIENCE,
-            "{what}: not reached within {PATIENCE:?}"
+            "{}: not reached within {PATIENCE:?}",
+            what()
         );
         std::thread::sleep(pause(begun));
     }

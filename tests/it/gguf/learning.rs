@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::smollm2::file;
-use crate::learn::support::{Program, Setup, wait_for};
+use crate::learn::support::{Program, Setup};
 
 /// A stage of three prompts and one update, and gates that every candidate passes.
 const LEARN: &str = r#"
@@ -80,16 +80,7 @@ fn a_served_file_trains_a_stage_over_its_integers_and_reaches_its_gates() {
         let body = json!({"messages": turn, "max_tokens": 4, "seed": number});
         program.post("/generate", &body);
     }
-    let generation = wait_for("a generation with its gates", || {
-        let train = program.admin_get("/train");
-        assert_ne!(train["state"], "failed", "{train}");
-        let generations = program.admin_get("/generations");
-        let first = generations["generations"].as_array()?.first()?.clone();
-        let measured = first["gates"]
-            .as_array()
-            .is_some_and(|gates| !gates.is_empty());
-        measured.then_some(first)
-    });
+    let generation = program.ended(1).remove(0);
     let gate = |name: &str| {
         let gates = generation["gates"].as_array().unwrap();
         let gate = gates.iter().find(|gate| gate["gate"] == name);

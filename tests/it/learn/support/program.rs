@@ -10,7 +10,7 @@ use reqwest::blocking::Client;
 use serde_json::Value;
 
 use super::{Setup, question, terminate, wait_for};
-use crate::patience::{PATIENCE, client};
+use crate::patience::{PATIENCE, client, eventually_or};
 
 /// A program that ended before it listened.
 pub struct Ended {
@@ -260,17 +260,20 @@ impl Program {
     /// # Panics
     /// If learning fails, or `look` finds no value in time.
     fn wait_for_stage<T>(&self, what: &str, look: impl Fn(&Value, &[Value]) -> Option<T>) -> T {
-        let begun = Instant::now();
-        wait_for(what, || {
+        let state = || {
             let train = self.admin_get("/train");
+            (train, self.admin_get("/generations"))
+        };
+        let late = || {
+            let (train, generations) = state();
+            format!("{what}: {train} {generations}")
+        };
+        eventually_or(late, || {
+            let (train, generations) = state();
             assert_ne!(train["state"], "failed", "{train}");
-            let generations = self.admin_get("/generations");
             let mut generations = generations["generations"].as_array().unwrap().clone();
             generations.sort_by_key(|generation| generation["stage"].as_i64());
-            let found = look(&train, &generations);
-            let late = begun.elapsed() >= PATIENCE && found.is_none();
-            assert!(!late, "{what}: {train} {generations:?}");
-            found
+            look(&train, &generations)
         })
     }
 
